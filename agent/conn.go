@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"os"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/slice/keeper"
+)
+
+// retry calls fn until it succeeds, fails for good, or ctx ends. What a new leader, a
+// healed network or a freed disk can mend is tried again, for as long as the attempt is
+// wanted: an output that cannot be stored now is not a reason to lose it.
+func (a *Agent) retry(ctx context.Context, t *attempt, what string, fn func(context.Context) error) error {
+	b := newBackoff(a.scaled(100*time.Millisecond), a.scaled(5*time.Second))
+	for {
+		err := fn(ctx)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		switch errs.KindOf(err) {
+		case errs.Unavailable, errs.Timeout, errs.Exhausted, errs.Internal, errs.Conflict:
+		default:
+			return errs.Wrap(what, err)
+		}
+		t.log.Warn("will try again", "what", what, "err", err)
+		if err := b.wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// backoff doubles from min to max, with a third of jitter so that nodes do not move together.
+type backoff struct{ min, max, next time.Duration }
+
+func newBackoff(lo, hi time.Duration) *backoff { return &backoff{min: lo, max: hi, next: lo} }
+
+func (b *backoff) reset() { b.next = b.min }
+
+func (b *backoff) wait(ctx context.Context) error {
+	d := b.next - rand.N(b.next/3+1)
+	b.next = min(b.next*2, b.max)
+	return sleep(ctx, d)
+}
+
+// hungUp reports that the other end of a socket is gone.
+func hungUp(err error) bool {
+	return errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, os.ErrClosed)
+}
+
+// waitReadable waits until f is readable (a pidfd: until the process has ended).
+func waitReadable(ctx context.Context, f *os.File) error {
+	// poll(2) in a goroutine of its own: a pidfd cannot be given to the runtime's poller once
+	// it was made blocking by the sender. An event descriptor ends it with ctx.
+	ev, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return err
+	}
+	evf := os.NewFile(uintptr(ev), "eventfd")
+	var once sync.Once
+	stop := context.AfterFunc(ctx, func() {
+		once.Do(func() { _, _ = evf.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) }) // an eventfd takes it or is closed
+	})
+	defer func() {
+		stop()
+		once.Do(func() {})
+		evf.Close()
+	}()
+	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}, {Fd: int32(ev), Events: unix.POLLIN}}
+	for {
+		_, err := unix.Poll(fds, -1)
+		switch {
+		case errors.Is(err, unix.EINTR):
+			continue
+		case err != nil:
+			return err
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case fds[0].Revents != 0:
+			return nil
+		}
+	}
+}
+
+// askKeeper calls fn until the keeper has answered it, or ctx ends. A keeper that does not
+// answer is being started again: that says nothing about a slice.
+func (a *Agent) askKeeper(ctx context.Context, what string, fn func() error) error {
+	b := newBackoff(a.scaled(5*time.Millisecond), a.scaled(time.Second))
+	for {
+		err := fn()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, errs.Unavailable) && !errors.Is(err, errs.Timeout) {
+			return err
+		}
+		a.cfg.Log.Warn("will ask the keeper again", "what", what, "err", err)
+		if err := b.wait(ctx); err != nil {
+			return err
+		}
+	}
+}
+
+// heldSlices names what the keeper holds, running or ended.
+func (a *Agent) heldSlices(ctx context.Context) (map[string]bool, error) {
+	held := map[string]bool{}
+	err := a.askKeeper(ctx, "list slices", func() error {
+		all, err := a.cfg.Keeper.List(ctx)
+		for i := range all {
+			held[all[i].ID] = true
+		}
+		return err
+	})
+	return held, err
+}
+
+// keeperSlice asks the keeper for one slice by List, which is cheap: one packet.
+func (a *Agent) keeperSlice(ctx context.Context, id string) (*keeper.Slice, error) {
+	var all []keeper.Slice
+	if err := a.askKeeper(ctx, "list slices", func() (err error) {
+		all, err = a.cfg.Keeper.List(ctx)
+		return err
+	}); err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if all[i].ID == id {
+			return &all[i], nil
+		}
+	}
+	return nil, errs.E(errs.NotFound, "find slice "+id, "the keeper does not know it")
+}
+
+func (a *Agent) keeperKnows(ctx context.Context, id string) (bool, error) {
+	_, err := a.keeperSlice(ctx, id)
+	if errors.Is(err, errs.NotFound) {
+		return false, nil
+	}
+	return err == nil, err
+}

@@ -1,0 +1,299 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc"
+
+	apiv1 "github.com/runink/runink/api/runink/v1"
+	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/slice/keeper"
+)
+
+// coalesce is how long statuses gather before one report carries them (decisions.md: one
+// Raft entry per agent per 50 ms).
+const coalesce = 50 * time.Millisecond
+
+// sessions keeps one session open until ctx ends.
+func (a *Agent) sessions(ctx context.Context) error {
+	backoff := newBackoff(a.scaled(100*time.Millisecond), a.scaled(5*time.Second))
+	for {
+		err := a.session(ctx, backoff.reset)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if l, ok := a.cfg.API.(interface{ Leave() }); ok {
+			l.Leave() // another control node may lead by now, or knows who does
+		}
+		if errors.Is(err, errs.Fenced) || errors.Is(err, errs.Denied) {
+			a.cfg.OnState("refused", err.Error())
+		} else {
+			a.cfg.OnState("no session", err.Error())
+		}
+		if err := backoff.wait(ctx); err != nil {
+			return nil
+		}
+	}
+}
+
+// session runs one stream. It returns why it ended.
+func (a *Agent) session(ctx context.Context, welcomed func()) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stream, err := apiv1.NewAgentServiceClient(a.cfg.API).Session(ctx)
+	if err != nil {
+		return err
+	}
+	s := &session{a: a, stream: stream, desired: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{}}
+	hello, err := a.hello(ctx)
+	if err != nil {
+		return err
+	}
+	if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Hello{Hello: hello}}); err != nil {
+		return streamErr(stream, err)
+	}
+	first, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	s.welcome = first.GetWelcome()
+	if s.welcome == nil || s.welcome.LeaseMs <= 0 || s.welcome.HeartbeatMs <= 0 {
+		return errs.E(errs.Internal, "open session", "the leader's first message is not a welcome")
+	}
+	welcomed()
+	a.cfg.OnState("session", "held with the leader")
+
+	var wg sync.WaitGroup
+	run := func(f func(context.Context) error) {
+		wg.Go(func() {
+			if err := f(ctx); err != nil {
+				cancel(err)
+			}
+		})
+	}
+	run(s.heartbeats)
+	run(s.reports)
+	run(s.receive)
+	run(s.reconcile)
+	<-ctx.Done()
+	wg.Wait()
+	s.mu.Lock()
+	for _, sent := range s.inFlight {
+		a.reporter.lost(sent)
+	}
+	s.mu.Unlock()
+	return context.Cause(ctx)
+}
+
+type session struct {
+	a       *Agent
+	stream  grpc.BidiStreamingClient[apiv1.AgentMessage, apiv1.ControllerMessage]
+	sendMu  sync.Mutex
+	welcome *apiv1.Welcome
+	desired chan *apiv1.DesiredState // capacity 1, newest wins: each is whole
+
+	mu       sync.Mutex
+	inFlight []reportSet // in order of sequence
+	seq      uint64
+	ready    bool
+	acked    time.Duration                 // boot time of the last acknowledgement
+	logs     map[string]context.CancelFunc // log requests being served
+	logWG    sync.WaitGroup
+}
+
+type reportSet = map[string]*apiv1.SliceStatus
+
+func (s *session) send(m *apiv1.AgentMessage) error {
+	s.sendMu.Lock()
+	defer s.sendMu.Unlock()
+	return s.stream.Send(m)
+}
+
+// heartbeats tells the leader that the node lives. The time it carries is read before the
+// health checks: whatever delays the send only makes the lease shorter.
+func (s *session) heartbeats(ctx context.Context) error {
+	every := time.Duration(s.welcome.HeartbeatMs) * time.Millisecond
+	// Half of the lease is left to find another leader, so that slices outlive this one.
+	patience := time.Duration(s.welcome.LeaseMs) * time.Millisecond / 2
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for seq := uint64(1); ; seq++ {
+		now := keeper.Boottime()
+		if silent := now - s.lastAck(now); silent > patience {
+			// The stream may be to a leader that is cut off or no longer leads.
+			return errs.E(errs.Unavailable, "hold session", "no heartbeat was acknowledged for %v", silent.Round(time.Millisecond))
+		}
+		hb := &apiv1.Heartbeat{Seq: seq, SentBoottime: int64(now), Healthy: true}
+		if err := s.a.healthy(ctx); err != nil {
+			hb.Healthy, hb.UnhealthyReason = false, err.Error()
+		}
+		if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Heartbeat{Heartbeat: hb}}); err != nil {
+			return streamErr(s.stream, err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// lastAck is when a heartbeat was last acknowledged; the session's beginning counts as one.
+func (s *session) lastAck(now time.Duration) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.acked == 0 {
+		s.acked = now
+	}
+	return s.acked
+}
+
+func (a *Agent) healthy(ctx context.Context) error {
+	if _, err := a.cfg.Keeper.Capabilities(ctx); err != nil {
+		return err
+	}
+	return a.cfg.Health()
+}
+
+// reports sends statuses, coalesced.
+func (s *session) reports(ctx context.Context) error {
+	for {
+		select {
+		case <-s.a.reporter.wake:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		if err := sleep(ctx, coalesce); err != nil {
+			return err
+		}
+		set := s.a.reporter.take()
+		if len(set) == 0 {
+			continue
+		}
+		s.mu.Lock()
+		s.inFlight = append(s.inFlight, set)
+		s.seq++
+		rep := &apiv1.StatusReport{Seq: s.seq}
+		s.mu.Unlock()
+		for _, st := range set {
+			rep.Slices = append(rep.Slices, st)
+		}
+		if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Status{Status: rep}}); err != nil {
+			return streamErr(s.stream, err)
+		}
+	}
+}
+
+// reconcile carries out what the leader wants. It has a goroutine of its own, so that a slow
+// disk or a dead slice that does not go away never holds up a heartbeat's acknowledgement.
+func (s *session) reconcile(ctx context.Context) error {
+	for {
+		select {
+		case d := <-s.desired:
+			if err := s.a.reconcile(ctx, d); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// receive handles the leader's messages in order.
+func (s *session) receive(ctx context.Context) error {
+	defer s.logWG.Wait()
+	defer s.stopLogs()
+	for {
+		m, err := s.stream.Recv()
+		if err != nil {
+			return err
+		}
+		switch m := m.Message.(type) {
+		case *apiv1.ControllerMessage_HeartbeatAck:
+			err = s.renew(ctx, m.HeartbeatAck)
+		case *apiv1.ControllerMessage_StatusAck:
+			s.acknowledged(m.StatusAck.Seq)
+		case *apiv1.ControllerMessage_Desired:
+			select {
+			case <-s.desired: // an older one nobody has looked at yet
+			default:
+			}
+			s.desired <- m.Desired
+		case *apiv1.ControllerMessage_LogRequest:
+			s.serveLog(ctx, m.LogRequest)
+		default:
+			err = errs.E(errs.Unimplemented, "session", "the leader sent %T, which this version does not know", m).
+				WithHint("upgrade this node")
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// renew moves the keeper's deadline to L after the heartbeat was sent, on the clock that
+// goes on while a machine is suspended.
+func (s *session) renew(ctx context.Context, ack *apiv1.HeartbeatAck) error {
+	lease := time.Duration(s.welcome.LeaseMs) * time.Millisecond
+	if _, err := s.a.cfg.Keeper.SetDeadline(ctx, time.Duration(ack.SentBoottime)+lease); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	first := !s.ready
+	s.ready = true
+	s.acked = keeper.Boottime()
+	s.mu.Unlock()
+	if first {
+		s.a.cfg.OnState("ready", "session held, keeper answering, policy loaded, heartbeat acknowledged")
+	}
+	return nil
+}
+
+// acknowledged forgets the reports up to seq: they are committed.
+func (s *session) acknowledged(seq uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	oldest := s.seq - uint64(len(s.inFlight)) + 1
+	if seq < oldest {
+		return
+	}
+	n := min(seq-oldest+1, uint64(len(s.inFlight)))
+	s.inFlight = s.inFlight[n:]
+}
+
+// hello describes the node and all it still knows.
+func (a *Agent) hello(ctx context.Context) (*apiv1.Hello, error) {
+	caps, err := a.cfg.Keeper.Capabilities(ctx)
+	if err != nil {
+		return nil, err
+	}
+	h, err := describeNode(a.cfg.Dir)
+	if err != nil {
+		return nil, fmt.Errorf("describe this node: %w", err)
+	}
+	h.Node, h.Version, h.ImageDigest = a.cfg.Node, a.cfg.Version, a.cfg.Image
+	h.NotEnforced = slices.Concat(caps.NotEnforced, a.cfg.Network.NotEnforced())
+	h.Addresses = a.cfg.Addresses()
+	h.WireguardKey = a.cfg.Network.PublicKey()
+	h.Labels = a.cfg.Labels
+	h.Slices = a.reporter.snapshot()
+	a.reporter.poke()
+	return h, nil
+}
+
+// streamErr turns the io.EOF of a failed Send into the status that ended the stream.
+func streamErr(stream grpc.ClientStream, err error) error {
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	if rerr := stream.RecvMsg(&apiv1.ControllerMessage{}); rerr != nil {
+		return rerr
+	}
+	return err
+}

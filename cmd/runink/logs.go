@@ -1,0 +1,132 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	v1 "github.com/runink/runink/api/runink/v1"
+	"github.com/runink/runink/internal/apiclient"
+	"github.com/runink/runink/internal/errs"
+)
+
+func newLogsCmd() *cobra.Command {
+	req := &v1.RunLogsRequest{}
+	c := &cobra.Command{
+		Use:   "logs RUN [SLICE]",
+		Short: "Print what the slices of a run wrote",
+		Long: `Logs prints standard output and standard error of a run's slices. Lines of several slices
+are marked with the slice's name. With -f it goes on until the run ends, over restarts of
+its regions.`,
+		Example: `  runink logs -f 1hkz3v0c8q2m4x7a
+  runink logs 1hkz3v0c8q2m4x7a join-airport`,
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) == 0 || len(args) > 2 {
+				return errs.E(errs.Invalid, c.CommandPath(), "it takes RUN and maybe SLICE, and %d arguments were given", len(args)).WithHint("see `%s --help`", c.CommandPath())
+			}
+			return nil
+		},
+		RunE: withAPI(func(c *cobra.Command, api *apiclient.Client, args []string) error {
+			req.Id = args[0]
+			if len(args) == 2 {
+				req.Slice = args[1]
+			}
+			return copyLogs(c, api, req)
+		}),
+	}
+	addClientFlags(c)
+	c.Flags().BoolVarP(&req.Follow, "follow", "f", false, "go on until the run ends")
+	c.Flags().Uint64Var(&req.Epoch, "epoch", 0, "of this attempt (default: the newest)")
+	return c
+}
+
+// logStream is one stream of one slice's attempt: how far it was printed, and its last line
+// as long as it has no end.
+type logStream struct {
+	offset int64
+	part   []byte
+}
+
+// copyLogs prints until the server ends the stream. When the leader changes it asks again,
+// and leaves out what it has printed.
+func copyLogs(c *cobra.Command, api *apiclient.Client, req *v1.RunLogsRequest) error {
+	streams := map[string]*logStream{}
+	out := c.OutOrStdout()
+	for broken := 0; ; broken++ {
+		s, err := v1.NewRunServiceClient(api).Logs(c.Context(), req)
+		for err == nil {
+			var chunk *v1.RunLogChunk
+			if chunk, err = s.Recv(); err != nil {
+				break
+			}
+			broken = 0
+			key := fmt.Sprintf("%s@%d/%s", chunk.Slice, chunk.Epoch, chunk.Stream)
+			st := streams[key]
+			if st == nil {
+				st = &logStream{}
+				streams[key] = st
+			}
+			prefix := ""
+			if req.Slice == "" {
+				prefix = chunk.Slice + " | "
+			}
+			if err := st.print(out, prefix, chunk); err != nil {
+				return err
+			}
+		}
+		if errors.Is(err, io.EOF) || c.Context().Err() != nil {
+			for _, st := range streams {
+				if len(st.part) > 0 {
+					fmt.Fprintf(out, "%s\n", st.part)
+				}
+			}
+			return nil
+		}
+		if !req.Follow || broken > 20 || !errors.Is(err, errs.Unavailable) {
+			return err
+		}
+		if err := pause(c.Context(), 300*time.Millisecond); err != nil {
+			return nil
+		}
+	}
+}
+
+func (l *logStream) print(w io.Writer, prefix string, c *v1.RunLogChunk) error {
+	data, at := c.Data, c.Offset
+	if skip := l.offset - at; skip > 0 {
+		if skip >= int64(len(data)) {
+			return nil
+		}
+		data, at = data[skip:], l.offset
+	}
+	if at > l.offset && l.offset > 0 {
+		fmt.Fprintf(w, "%s… %d bytes are no longer kept …\n", prefix, at-l.offset)
+	}
+	l.offset = at + int64(len(data))
+	for {
+		line, rest, ok := bytes.Cut(data, []byte("\n"))
+		if !ok {
+			if len(l.part) == 0 {
+				l.part = []byte(prefix)
+			}
+			l.part = append(l.part, line...)
+			return nil
+		}
+		if len(l.part) > 0 {
+			line = append(l.part, line...)
+			l.part = nil
+		} else {
+			line = append([]byte(prefix), line...)
+		}
+		if _, err := w.Write(append(line, '\n')); err != nil {
+			return err
+		}
+		if data = rest; len(data) == 0 {
+			return nil
+		}
+	}
+}

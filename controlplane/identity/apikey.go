@@ -1,0 +1,88 @@
+package identity
+
+import (
+	"crypto/subtle"
+	"time"
+
+	"github.com/runink/runink/controlplane/barn"
+	"github.com/runink/runink/internal/errs"
+)
+
+// Lifetimes of API keys.
+const (
+	DefaultKeyLife = 30 * 24 * time.Hour
+	MaxKeyLife     = 366 * 24 * time.Hour
+)
+
+// keyCreate records an API key, and forgets those that ended more than 30 days ago.
+func keyCreate(tx *barn.Tx, m barn.Meta, p Key) (Key, error) {
+	const op = "create API key"
+	tx.Audit(map[string]string{"key": p.ID, "herd": p.Herd, "role": p.Role, "name": p.Name})
+	if _, ok := tx.Get(herdPrefix + p.Herd); !ok {
+		return p, noHerd(op, p.Herd)
+	}
+	if _, ok := tx.Get(keyPrefix + p.ID); ok {
+		return p, errs.E(errs.Exists, op, "key %s exists", p.ID)
+	}
+	p.Created, p.By = m.Time, m.Principal
+	if life := p.Expires.Sub(p.Created); life <= 0 || life > MaxKeyLife {
+		return p, errs.E(errs.Invalid, op, "a key lives up to %s", MaxKeyLife).WithField("ttl_seconds")
+	}
+	old, err := Keys(tx)
+	if err != nil {
+		return p, err
+	}
+	for _, o := range old {
+		if m.Time.Sub(o.Expires) > 30*24*time.Hour {
+			tx.Delete(keyPrefix + o.ID)
+		}
+	}
+	return p, put(tx, keyPrefix+p.ID, p)
+}
+
+// KeyRevoke is the payload of CmdKeyRevoke. Herd, if set, is the only one the caller may
+// touch.
+type KeyRevoke struct {
+	ID   string `json:"id"`
+	Herd string `json:"herd,omitempty"`
+}
+
+func keyRevoke(tx *barn.Tx, _ barn.Meta, p KeyRevoke) (Key, error) {
+	const op = "revoke API key"
+	tx.Audit(map[string]string{"key": p.ID})
+	k, ok, err := ReadKey(tx, p.ID)
+	if err != nil {
+		return k, err
+	}
+	if !ok || p.Herd != "" && k.Herd != p.Herd {
+		return k, errs.E(errs.NotFound, op, "there is no API key %q", p.ID).WithField("id").WithHint("`runink apikey list` shows them")
+	}
+	k.Revoked = true
+	return k, put(tx, keyPrefix+k.ID, k)
+}
+
+// AuthenticateKey returns the API key of a text that a client presented. Errors are of
+// kind Unauthenticated and do not say which of id and secret was wrong.
+func AuthenticateKey(r Reader, text string, now time.Time) (Key, error) {
+	const op = "authenticate"
+	unknown := errs.E(errs.Unauthenticated, op, "the API key is not known to this cluster").
+		WithHint("check the key of this context; `runink apikey create` makes a new one")
+	id, hash, ok := SplitKey(text)
+	if !ok {
+		return Key{}, unknown
+	}
+	k, ok, err := ReadKey(r, id)
+	if err != nil {
+		return Key{}, err
+	}
+	switch {
+	case !ok || subtle.ConstantTimeCompare(k.Hash, hash) != 1:
+		return Key{}, unknown
+	case k.Revoked:
+		return Key{}, errs.E(errs.Unauthenticated, op, "API key %s was revoked", k.ID)
+	case now.After(k.Expires):
+		return Key{}, errs.E(errs.Unauthenticated, op, "API key %s expired at %s", k.ID, k.Expires.Format(time.RFC3339)).
+			WithHint("`runink apikey create --herd %s` makes a new one", k.Herd)
+	}
+	return k, nil
+}

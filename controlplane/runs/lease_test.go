@@ -1,0 +1,92 @@
+package runs
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"pgregory.net/rapid"
+
+	"github.com/runink/runink/internal/errs"
+)
+
+func TestLeaseRunsOutAfterLPlusKWithDrift(t *testing.T) {
+	tm := DefaultTiming(1)
+	if got := tm.LostAfter(); got != 15150*time.Millisecond {
+		t.Fatalf("LostAfter is %s", got)
+	}
+	l := newLeases(tm)
+	if err := l.watch("n", "b", 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := l.renew("n", "b", 4*time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if g := l.expired(4*time.Second + tm.LostAfter()); len(g) != 0 {
+		t.Fatalf("given up at the last moment it may live: %v", g)
+	}
+	if g := l.expired(4*time.Second + tm.LostAfter() + 1); len(g) != 1 || g[0].node != "n" {
+		t.Fatalf("not given up: %v", g)
+	}
+	if err := l.renew("n", "b", 30*time.Second); !errors.Is(err, errs.Fenced) {
+		t.Errorf("a node that is given up was renewed: %v", err)
+	}
+	if err := l.watch("n", "b", 30*time.Second); !errors.Is(err, errs.Unavailable) {
+		t.Errorf("a session was accepted before the loss was recorded: %v", err)
+	}
+	if g := l.expired(30 * time.Second); len(g) != 1 {
+		t.Errorf("the loss is not named again: %v", g)
+	}
+	l.forget("n")
+	if err := l.watch("n", "b2", 31*time.Second); err != nil {
+		t.Error(err)
+	}
+	if err := l.renew("n", "b", 32*time.Second); !errors.Is(err, errs.Fenced) {
+		t.Errorf("the lease of another boot was renewed: %v", err)
+	}
+}
+
+// TestNoNodeOutlivesItsLease is the protocol itself, on two clocks whose rates differ by up
+// to ε each way of true time: whatever is delayed or lost, when the leader gives a node up,
+// the node's own deadline (t_send + L of the newest acknowledged heartbeat, and K for the
+// kill) is over.
+func TestNoNodeOutlivesItsLease(t *testing.T) {
+	tm := DefaultTiming(1)
+	rapid.Check(t, func(t *rapid.T) {
+		// A clock reads rate × true time. Rates within ε of each other.
+		slow := rapid.Float64Range(0, tm.Drift).Draw(t, "rate of the node")
+		nodeClock := func(true_ time.Duration) time.Duration { return time.Duration(float64(true_) / (1 + slow)) }
+		l := newLeases(tm)
+		now := time.Duration(0)
+		if err := l.watch("n", "b", now); err != nil {
+			t.Fatal(err)
+		}
+		// Before its first acknowledgement a node has nothing to run.
+		var deadline time.Duration // of the node, on its own clock, kill included
+		for range rapid.IntRange(1, 30).Draw(t, "heartbeats") {
+			sent := now
+			now += time.Duration(rapid.Int64Range(0, int64(8*time.Second)).Draw(t, "travel"))
+			recv := now
+			if rapid.IntRange(0, 4).Draw(t, "lost") == 0 {
+				continue
+			}
+			now += time.Duration(rapid.Int64Range(0, int64(20*time.Second)).Draw(t, "check and pause"))
+			if rapid.Bool().Draw(t, "look") && len(l.expired(now)) > 0 {
+				break
+			}
+			if l.renew("n", "b", recv) != nil {
+				break
+			}
+			// The acknowledgement may come at any time, even after the leader forgot the
+			// heartbeat; the deadline counts from when it was sent.
+			deadline = max(deadline, nodeClock(sent)+tm.Lease+tm.Kill)
+			now += time.Duration(rapid.Int64Range(0, int64(3*time.Second)).Draw(t, "interval"))
+		}
+		for len(l.expired(now)) == 0 {
+			now += 10 * time.Millisecond
+		}
+		if alive := nodeClock(now) < deadline; alive {
+			t.Fatalf("given up at %s (%s on the node), which may live until %s", now, nodeClock(now), deadline)
+		}
+	})
+}

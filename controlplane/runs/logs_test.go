@@ -1,0 +1,129 @@
+package runs
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"testing"
+
+	apiv1 "github.com/runink/runink/api/runink/v1"
+	"github.com/runink/runink/internal/errs"
+)
+
+// pushed is an agent's PushLog stream: some chunks, then its end.
+type pushed struct {
+	ctx    context.Context
+	chunks []*apiv1.LogChunk
+	end    error
+}
+
+func (p *pushed) Context() context.Context                  { return p.ctx }
+func (p *pushed) SendAndClose(*apiv1.PushLogResponse) error { return nil }
+func (p *pushed) Recv() (*apiv1.LogChunk, error) {
+	if len(p.chunks) == 0 {
+		return nil, p.end
+	}
+	c := p.chunks[0]
+	p.chunks = p.chunks[1:]
+	return c, nil
+}
+
+// A log whose stream broke off is not a complete one, even while the session that breaks
+// with it still looks well.
+func TestLogThatBreaksOffIsNotComplete(t *testing.T) {
+	for name, c := range map[string]struct {
+		end  error
+		want errs.Kind
+	}{
+		"complete":   {io.EOF, 0},
+		"broken off": {errors.New("connection reset"), errs.Unavailable},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := New(Config{})
+			tm := &term{m: m, ctx: t.Context(), logs: newLogRelay(), sessions: map[string]*session{}}
+			s := &session{t: tm, node: "n1", out: make(chan struct{}, 1)}
+			tm.sessions["n1"] = s
+			m.setTerm(tm)
+
+			pushErr := make(chan error, 1)
+			go func() {
+				<-s.out
+				s.mu.Lock()
+				id := s.outbox.logs[0].Id
+				s.mu.Unlock()
+				chunks := []*apiv1.LogChunk{{Id: id}, {Id: id, Data: []byte("line\n"), Offset: 3}}
+				pushErr <- m.PushLog(&pushed{t.Context(), chunks, c.end}, "n1")
+			}()
+			var got []byte
+			at, err := tm.readLog(t.Context(), "n1", &apiv1.SliceKey{Run: "r", Slice: "s", Epoch: 1}, "stdout", 0, true, func(c *apiv1.LogChunk) error {
+				got = append(got, c.Data...)
+				return nil
+			})
+			if string(got) != "line\n" || at != 8 {
+				t.Fatalf("read %q, up to %d", got, at)
+			}
+			if c.want == 0 && err != nil || c.want != 0 && !errors.Is(err, c.want) {
+				t.Fatalf("error %v", err)
+			}
+			<-pushErr
+		})
+	}
+}
+
+// heard is a session's stream from an agent that says one thing.
+type heard struct {
+	AgentStream
+	msgs []*apiv1.AgentMessage
+}
+
+func (h *heard) Recv() (*apiv1.AgentMessage, error) {
+	if len(h.msgs) == 0 {
+		return nil, io.EOF
+	}
+	m := h.msgs[0]
+	h.msgs = h.msgs[1:]
+	return m, nil
+}
+
+// Whoever asked for a log that its node cannot send is told why, or at least that nothing
+// came; another node cannot end its waiting.
+func TestLogThatCannotBeSent(t *testing.T) {
+	const why = "no stream could be opened"
+	for name, c := range map[string]struct {
+		scale   float64
+		refuser string
+		want    string
+	}{
+		"refused":           {1000, "n1", why},
+		"no answer":         {1e-4, "", "did not begin"},
+		"refused elsewhere": {1e-4, "n2", "did not begin"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := New(Config{TimeScale: c.scale})
+			tm := &term{m: m, ctx: t.Context(), logs: newLogRelay(), sessions: map[string]*session{}}
+			s := &session{t: tm, node: "n1", out: make(chan struct{}, 1)}
+			tm.sessions["n1"] = s
+			m.setTerm(tm)
+			read := make(chan error, 1)
+			go func() {
+				_, err := tm.readLog(t.Context(), "n1", &apiv1.SliceKey{Run: "r", Slice: "s", Epoch: 1}, "stdout", 0, true, func(*apiv1.LogChunk) error { return nil })
+				read <- err
+			}()
+			<-s.out
+			s.mu.Lock()
+			id := s.outbox.logs[0].Id
+			s.mu.Unlock()
+			if c.refuser != "" {
+				from := &session{t: tm, node: c.refuser}
+				err := from.read(&heard{msgs: []*apiv1.AgentMessage{{Message: &apiv1.AgentMessage_LogRefusal{LogRefusal: &apiv1.LogRefusal{Id: id, Error: why}}}}})
+				if !errors.Is(err, io.EOF) {
+					t.Fatalf("the session ended with %v", err)
+				}
+			}
+			if err := within(t, "the reader is told", read); !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), c.want) || errs.HintOf(err) == "" {
+				t.Errorf("the reader is told %v", err)
+			}
+		})
+	}
+}

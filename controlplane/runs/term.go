@@ -1,0 +1,232 @@
+package runs
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/runink/runink/controlplane/barn"
+	"github.com/runink/runink/controlplane/scheduler"
+	"github.com/runink/runink/internal/errs"
+)
+
+// term is one leadership of this replica: leases, sessions, and the loops that only a
+// leader runs. All of it ends with the leadership, and nothing in it is needed afterwards.
+type term struct {
+	m      *Manager
+	ctx    context.Context
+	leases *leases
+	specs  *specCache
+	logs   *logRelay
+
+	mu       sync.Mutex
+	sessions map[string]*session // by node
+
+	why waiting // what pending runs wait for
+}
+
+// Lead runs the leader's loops until ctx, the leadership's, ends.
+func (m *Manager) Lead(ctx context.Context) error {
+	g, gctx := errgroup.WithContext(ctx)
+	t := &term{
+		m: m, ctx: gctx, leases: newLeases(m.cfg.Timing), specs: &specCache{},
+		logs: newLogRelay(), sessions: map[string]*session{}, why: waiting{changed: make(chan struct{})},
+	}
+	// From here on a silent node's time runs: the barrier is behind us.
+	v, err := m.stale(ctx)
+	if err != nil {
+		return err
+	}
+	if err := t.watchNodes(v, m.cfg.Clock.Now()); err != nil {
+		return err
+	}
+	p := &placer{t: t}
+	g.Go(func() error { return p.run(gctx) })
+	g.Go(func() error { return t.expire(gctx) })
+	g.Go(func() error { return t.observe(gctx) })
+	m.setTerm(t)
+	err = g.Wait()
+	m.setTerm(nil)
+	t.closeSessions()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (m *Manager) setTerm(t *term) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.term = t
+}
+
+// watchNodes begins the lease of each node that may run something.
+func (t *term) watchNodes(v barn.View, now time.Duration) error {
+	return each(v, nodePrefix, func(key string, ns NodeState) error {
+		name := strings.TrimPrefix(key, nodePrefix)
+		busy := false
+		v.Range(placedPrefix+name+"/", func(string, barn.Value) bool { busy = true; return false })
+		if ns.Boot == "" || ns.State == NodeLost && !busy {
+			return nil
+		}
+		return t.leases.watch(name, ns.Boot, now)
+	})
+}
+
+// expire gives up the nodes whose lease ran out.
+func (t *term) expire(ctx context.Context) error {
+	tick := max(t.m.cfg.Timing.Lease/50, time.Millisecond)
+	for {
+		select {
+		case <-t.m.cfg.Clock.After(tick):
+		case <-ctx.Done():
+			return nil
+		}
+		for _, g := range t.leases.expired(t.m.cfg.Clock.Now()) {
+			t.endSession(g.node, errs.E(errs.Fenced, "keep session", "node %s was silent for %s and is given up for lost", g.node, g.silent.Round(time.Millisecond)))
+			if err := t.giveUp(ctx, g); err != nil {
+				t.m.log.Warn("node not yet recorded as lost", "node", g.node, "err", err)
+			}
+		}
+	}
+}
+
+// giveUp records the loss of a node and ends its lease. Until it succeeded, the lease
+// table names the node again and refuses its sessions.
+func (t *term) giveUp(ctx context.Context, g gone) error {
+	v, err := t.m.stale(ctx)
+	if err != nil {
+		return err
+	}
+	ns, ok, err := load[NodeState](v, nodePrefix+g.node)
+	if err != nil {
+		return err
+	}
+	if ok && ns.State != NodeLost {
+		// The boot as recorded: the entry of a newer one, refused or lost on its way, has
+		// proved that the recorded one is over, too.
+		t.m.log.Warn("node lost", "node", g.node, "silent", g.silent)
+		if err := t.m.propose(ctx, Principal, CmdNodeLost, "", true, nodeGone{Node: g.node, Boot: ns.Boot, Why: "silent for longer than its lease"}, nil); err != nil {
+			return err
+		}
+		if v, err = t.m.stale(ctx); err != nil {
+			return err
+		}
+		if ns, _, err = load[NodeState](v, nodePrefix+g.node); err != nil {
+			return err
+		}
+		if ns.State != NodeLost {
+			return errs.E(errs.Conflict, "give up node", "a session of another boot came in between")
+		}
+	}
+	t.leases.forget(g.node)
+	return nil
+}
+
+// observe follows every change and tells whoever has to act: sessions whose node's slices
+// changed, all sessions when a node did, and the committer.
+func (t *term) observe(ctx context.Context) error {
+	c := &committer{t: t, busy: map[string]bool{}}
+	defer c.wg.Wait()
+	for {
+		v, err := t.m.stale(ctx)
+		if err != nil {
+			return err
+		}
+		w, err := t.m.cfg.Barn.Watch(ctx, "/", v.Cursor())
+		if err != nil {
+			return err
+		}
+		t.touchSessions("")
+		c.all(ctx, v)
+		for {
+			evs, _, err := w.Next(ctx)
+			if errors.Is(err, barn.ErrCompacted) {
+				break // list again
+			}
+			if err != nil {
+				return ignoreEnd(ctx, err)
+			}
+			for _, e := range evs {
+				switch {
+				case strings.HasPrefix(e.Key, placedPrefix):
+					node, _, _ := splitPlaced(e.Key)
+					t.touchSessions(node)
+				case strings.HasPrefix(e.Key, "/nodes/") && e.Deleted:
+					node := strings.TrimPrefix(e.Key, "/nodes/")
+					t.endSession(node, errs.E(errs.Denied, "keep session", "node %s was removed", node))
+					t.touchSessions("")
+				case strings.HasPrefix(e.Key, nodePrefix), strings.HasPrefix(e.Key, "/nodes/"):
+					t.touchSessions("")
+				case strings.HasPrefix(e.Key, statePrefix) && !e.Deleted:
+					c.changed(ctx, strings.TrimPrefix(e.Key, statePrefix), e.Value.Data)
+				}
+			}
+		}
+	}
+}
+
+func ignoreEnd(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// specCache keeps decoded specs, which never change, while they are looked at.
+type specCache struct {
+	mu sync.Mutex
+	by map[string]*Spec
+}
+
+// maxSpecs bounds the cache; it is emptied when full, which costs a decode each.
+const maxSpecs = 4096
+
+func (c *specCache) get(r Reader, run string) (*Spec, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s := c.by[run]; s != nil {
+		return s, nil
+	}
+	s, ok, err := load[Spec](r, specPrefix+run)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, errs.E(errs.NotFound, "read run", "there is no run %q", run)
+	}
+	if c.by == nil || len(c.by) >= maxSpecs {
+		c.by = map[string]*Spec{}
+	}
+	c.by[run] = &s
+	return &s, nil
+}
+
+// waiting is what pending runs wait for, as of the last placement pass.
+type waiting struct {
+	mu      sync.Mutex
+	by      map[string][]scheduler.Unplaced
+	changed chan struct{} // closed and replaced at each change
+}
+
+func (w *waiting) set(all []scheduler.Unplaced) {
+	by := map[string][]scheduler.Unplaced{}
+	for _, u := range all {
+		by[u.Run] = append(by[u.Run], u)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.by = by
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+func (w *waiting) of(run string) ([]scheduler.Unplaced, <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.by[run], w.changed
+}

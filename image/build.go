@@ -1,0 +1,188 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"debug/buildinfo"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/fsx"
+)
+
+// MaxCompressed is the most that kernel and initramfs may weigh together, in bytes.
+const MaxCompressed = 40 << 20
+
+// Names of the files Build writes.
+const (
+	VmlinuzFile   = "vmlinuz"
+	InitramfsFile = "initramfs.cpio.zst"
+	ManifestFile  = "manifest.json"
+	SumsFile      = "SHA256SUMS"
+)
+
+// EnginePath is where a node has the stock engine, which serves plans of built-in steps.
+const EnginePath = "usr/lib/runink/runink-engine"
+
+// Options of Build.
+type Options struct {
+	Binary    string    // path of the static binary that becomes /init
+	Engine    string    // path of the stock engine, which becomes EnginePath; "": none
+	Out       string    // folder for the results, made if absent
+	Cache     string    // folder for downloads, made if absent
+	Level     int       // zstd level of the initramfs; 10 while developing, 19 for a release
+	BuildTime time.Time // time of the commit; zero: unknown
+	Lock      Lock      // the kernel; see KernelLock
+	Log       *slog.Logger
+}
+
+// Part is a share of the image, for people.
+type Part struct {
+	Name  string
+	Bytes int64 // as packed where Packed, else before compression
+	Note  string
+}
+
+// Result of Build.
+type Result struct {
+	Manifest Manifest
+	Parts    []Part // in order of the report
+}
+
+// Build writes vmlinuz, initramfs.cpio.zst, manifest.json and SHA256SUMS into o.Out. Each
+// file is replaced atomically, SHA256SUMS last. Errors: Invalid for a binary that cannot
+// be PID 1 or a kernel that lacks an option, Exhausted when the image is over
+// MaxCompressed, Corrupt for digests and releases that do not match.
+func Build(ctx context.Context, o Options) (*Result, error) {
+	k, err := FetchKernel(ctx, o.Lock, o.Cache, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	if err := k.checkConfig(); err != nil {
+		return nil, err
+	}
+	mods, load, err := k.Modules()
+	if err != nil {
+		return nil, err
+	}
+	binary, goVersion, err := readBinary(o.Binary)
+	if err != nil {
+		return nil, err
+	}
+	var engine []byte
+	if o.Engine != "" {
+		if engine, _, err = readBinary(o.Engine); err != nil {
+			return nil, err
+		}
+	}
+	vmlinuz, err := os.ReadFile(k.Vmlinuz)
+	if err != nil {
+		return nil, err
+	}
+
+	var m Manifest
+	m.Format, m.Go, m.ZstdLevel, m.Load = 1, goVersion, o.Level, load
+	m.Kernel.Lock, m.Kernel.Release, m.Kernel.Locked = k.Lock, k.Release, k.Locked
+	if !o.BuildTime.IsZero() {
+		m.BuildTime = o.BuildTime.Unix()
+	}
+	m.Inputs = append(m.Inputs,
+		File{Name: fmt.Sprintf("%s_%s.deb", k.Package, k.Version), SHA256: k.SHA256, Bytes: k.DebBytes},
+		fileOf("boot/vmlinuz-"+k.Release, vmlinuz), fileOf("init", binary))
+	if engine != nil {
+		m.Inputs = append(m.Inputs, fileOf(EnginePath, engine))
+	}
+	var modBytes int64
+	for _, mod := range mods {
+		modBytes += int64(len(mod.Content))
+		m.Inputs = append(m.Inputs, fileOf("lib/modules/"+k.Release+"/"+mod.Path, mod.Content))
+	}
+	m.setVersion()
+
+	tree, err := baseTree(m.Version, o.BuildTime)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(tree.addModules(k, mods, load), tree.File("init", 0o755, binary)); err != nil {
+		return nil, err
+	}
+	if engine != nil {
+		if err := tree.File(EnginePath, 0o755, engine); err != nil {
+			return nil, err
+		}
+	}
+	initramfs, err := tree.pack(o.Level)
+	if err != nil {
+		return nil, err
+	}
+	m.Outputs = []File{fileOf(InitramfsFile, initramfs), fileOf(VmlinuzFile, vmlinuz)}
+	total := int64(len(initramfs) + len(vmlinuz))
+	if total > MaxCompressed {
+		return nil, errs.E(errs.Exhausted, "build image", "kernel and initramfs are %d bytes, the limit is %d", total, MaxCompressed)
+	}
+	manifest, err := m.encode()
+	if err != nil {
+		return nil, err
+	}
+	if err := writeOutputs(o.Out, vmlinuz, initramfs, manifest); err != nil {
+		return nil, errs.Wrap("write image", err)
+	}
+	return &Result{Manifest: m, Parts: []Part{
+		{"vmlinuz", int64(len(vmlinuz)), k.Release},
+		{"initramfs", int64(len(initramfs)), fmt.Sprintf("zstd level %d", o.Level)},
+		{"  /init", int64(len(binary)), "unpacked, " + goVersion},
+		{"  engine", int64(len(engine)), "unpacked"},
+		{"  modules", modBytes, fmt.Sprintf("unpacked, %d of them", len(mods))},
+		{"total", total, fmt.Sprintf("of at most %d MiB", MaxCompressed>>20)},
+	}}, nil
+}
+
+func writeOutputs(dir string, vmlinuz, initramfs, manifest []byte) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	var sums bytes.Buffer
+	for _, f := range []struct {
+		name string
+		data []byte
+	}{{InitramfsFile, initramfs}, {ManifestFile, manifest}, {VmlinuzFile, vmlinuz}} {
+		fmt.Fprintf(&sums, "%s  %s\n", digest(f.data), f.name)
+		if err := fsx.WriteFileAtomic(filepath.Join(dir, f.name), f.data, 0o644); err != nil {
+			return err
+		}
+	}
+	return fsx.WriteFileAtomic(filepath.Join(dir, SumsFile), sums.Bytes(), 0o644)
+}
+
+// readBinary insists on what the kernel can start with nothing else around: a static ELF
+// file for this machine, made by Go.
+func readBinary(file string) ([]byte, string, error) {
+	const op = "read the binary for PID 1"
+	data, err := os.ReadFile(file)
+	if err != nil {
+		return nil, "", errs.E(errs.NotFound, op, "%w", err).WithHint("build it first: make build")
+	}
+	f, err := elf.NewFile(bytes.NewReader(data))
+	if err != nil {
+		return nil, "", errs.E(errs.Invalid, op, "%s: %w", filepath.Base(file), err)
+	}
+	if f.Machine != elf.EM_X86_64 {
+		return nil, "", errs.E(errs.Invalid, op, "%s is for %s, want amd64", filepath.Base(file), f.Machine)
+	}
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			return nil, "", errs.E(errs.Invalid, op, "%s needs a dynamic linker", filepath.Base(file)).WithHint("build with CGO_ENABLED=0")
+		}
+	}
+	info, err := buildinfo.Read(bytes.NewReader(data))
+	if err != nil {
+		return nil, "", errs.E(errs.Invalid, op, "%s: %w", filepath.Base(file), err)
+	}
+	return data, info.GoVersion, nil
+}

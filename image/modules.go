@@ -1,0 +1,226 @@
+package image
+
+import (
+	"bytes"
+	"debug/elf"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/runink/runink/internal/errs"
+)
+
+// wantedModules are what a node loads, in the order it loads them; what they depend on
+// comes along. A name that the kernel has built in is fine, one it does not know is not.
+var wantedModules = []string{
+	// Machine: buses, disks, network card, console channel, random numbers, host channel.
+	"virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng",
+	"vmw_vsock_virtio_transport", "qemu_fw_cfg", "softdog",
+	"button", "evdev", // the power button
+	// Slices: their network and their root.
+	"veth", "dummy", "overlay", "wireguard",
+	// Network policy.
+	"nf_tables", "nf_conntrack", "nf_conntrack_netlink", "nft_ct", "nft_nat", "nft_masq", "nft_chain_nat",
+	"nft_reject", "nft_reject_inet", "nft_fib_inet", "nft_limit", "nft_log", "nf_log_syslog",
+	"nft_objref", "nft_quota", "nft_socket",
+	// File systems that are not built in.
+	"vfat", "isofs",
+}
+
+// Module is one kernel module and where it lies under lib/modules/<release>.
+type Module struct {
+	Name    string   // with underscores
+	Path    string   // "kernel/…/x.ko"
+	Depends []string // names it needs loaded first, from its .modinfo
+	Content []byte
+}
+
+// Modules returns the modules a node needs with all they depend on, sorted by path, and
+// the names to load, in order (wantedModules less what is built in). It checks that each
+// one was built for the kernel's release.
+func (k *Kernel) Modules() ([]Module, []string, error) {
+	const op = "choose kernel modules"
+	files, err := moduleFiles(k.ModDir)
+	if err != nil {
+		return nil, nil, errs.Wrap(op, err)
+	}
+	builtin, err := k.builtin()
+	if err != nil {
+		return nil, nil, errs.Wrap(op, err)
+	}
+	chosen := map[string]Module{}
+	var load []string
+	var add func(name, because string) error
+	add = func(name, because string) error {
+		if _, ok := chosen[name]; ok || builtin[name] {
+			return nil
+		}
+		file, ok := files[name]
+		if !ok {
+			return errs.E(errs.NotFound, op, "kernel %s has no module %s, needed by %s", k.Release, name, because)
+		}
+		m, err := readModule(k.ModDir, file, k.Release)
+		if err != nil {
+			return err
+		}
+		chosen[name] = m
+		for _, dep := range m.Depends {
+			if err := add(dep, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	for _, name := range wantedModules {
+		if err := add(name, "the image"); err != nil {
+			return nil, nil, err
+		}
+		if !builtin[name] {
+			load = append(load, name)
+		}
+	}
+	list := slices.SortedFunc(maps.Values(chosen), func(a, b Module) int { return strings.Compare(a.Path, b.Path) })
+	return list, load, nil
+}
+
+func moduleFiles(dir string) (map[string]string, error) {
+	files := map[string]string{}
+	err := filepath.WalkDir(dir, func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if name, ok := strings.CutSuffix(d.Name(), ".ko"); ok && d.Type().IsRegular() {
+			rel, err := filepath.Rel(dir, p)
+			if err != nil {
+				return err
+			}
+			files[strings.ReplaceAll(name, "-", "_")] = rel
+		}
+		return nil
+	})
+	return files, err
+}
+
+// builtin reads modules.builtin: what would be a module, but is in the kernel.
+func (k *Kernel) builtin() (map[string]bool, error) {
+	data, err := os.ReadFile(filepath.Join(k.ModDir, "modules.builtin"))
+	if err != nil {
+		return nil, err
+	}
+	set := map[string]bool{}
+	for line := range strings.Lines(string(data)) {
+		name := strings.TrimSuffix(filepath.Base(strings.TrimSpace(line)), ".ko")
+		set[strings.ReplaceAll(name, "-", "_")] = true
+	}
+	return set, nil
+}
+
+func readModule(dir, rel, release string) (Module, error) {
+	const op = "read kernel module"
+	data, err := os.ReadFile(filepath.Join(dir, rel))
+	if err != nil {
+		return Module{}, err
+	}
+	info, err := modinfo(data)
+	if err != nil {
+		return Module{}, errs.E(errs.Corrupt, op, "%w", err).WithField(rel)
+	}
+	m := Module{Path: rel, Content: data, Name: strings.Join(info["name"], "")}
+	magic := strings.Fields(strings.Join(info["vermagic"], " "))
+	if len(magic) == 0 || magic[0] != release {
+		return Module{}, errs.E(errs.Corrupt, op, "built for %q, the kernel is %s", strings.Join(magic, " "), release).WithField(rel)
+	}
+	for _, dep := range strings.Split(strings.Join(info["depends"], ","), ",") {
+		if dep != "" {
+			m.Depends = append(m.Depends, strings.ReplaceAll(dep, "-", "_"))
+		}
+	}
+	return m, nil
+}
+
+// modinfo reads the NUL-separated key=value pairs of a module's .modinfo section.
+func modinfo(ko []byte) (map[string][]string, error) {
+	f, err := elf.NewFile(bytes.NewReader(ko))
+	if err != nil {
+		return nil, err
+	}
+	section := f.Section(".modinfo")
+	if section == nil {
+		return nil, errors.New("no .modinfo section")
+	}
+	data, err := section.Data()
+	if err != nil {
+		return nil, err
+	}
+	info := map[string][]string{}
+	for _, pair := range strings.Split(string(data), "\x00") {
+		if key, value, ok := strings.Cut(pair, "="); ok {
+			info[key] = append(info[key], value)
+		}
+	}
+	return info, nil
+}
+
+// writeModulesDep writes modules.dep as depmod(8) does: the module, then everything it
+// needs, so that loading from the end of the line works. There is no blank after a colon
+// that nothing follows: u-root's kmodule takes one for the name of a module.
+func writeModulesDep(w io.Writer, mods []Module) error {
+	byName := map[string]Module{}
+	for _, m := range mods {
+		byName[m.Name] = m
+	}
+	for _, m := range mods {
+		var order []string
+		seen := map[string]bool{m.Name: true}
+		var visit func(m Module)
+		visit = func(m Module) {
+			for _, dep := range m.Depends {
+				if d, ok := byName[dep]; ok && !seen[dep] {
+					seen[dep] = true
+					visit(d)
+					order = append(order, d.Path)
+				}
+			}
+		}
+		visit(m)
+		slices.Reverse(order) // what must be loaded first comes last
+		line := m.Path + ":"
+		if len(order) > 0 {
+			line += " " + strings.Join(order, " ")
+		}
+		if _, err := fmt.Fprintln(w, line); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addModules puts the modules and their indexes under lib/modules/<release>. The file
+// modules.load lists what PID 1 loads, one name a line, in order.
+func (t *Tree) addModules(k *Kernel, mods []Module, load []string) error {
+	root := "lib/modules/" + k.Release + "/"
+	for _, m := range mods {
+		if err := t.File(root+m.Path, 0o644, m.Content); err != nil {
+			return err
+		}
+	}
+	var dep bytes.Buffer
+	if err := writeModulesDep(&dep, mods); err != nil {
+		return err
+	}
+	builtin, err := os.ReadFile(filepath.Join(k.ModDir, "modules.builtin"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		t.File(root+"modules.dep", 0o644, dep.Bytes()),
+		t.File(root+"modules.builtin", 0o644, builtin),
+		t.File(root+"modules.load", 0o644, []byte(strings.Join(load, "\n")+"\n")),
+	)
+}

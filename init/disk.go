@@ -1,0 +1,130 @@
+package pid1
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
+)
+
+// A disk is a whole block device as the kernel shows it in sysfs.
+type disk struct {
+	name        string // vda
+	serial, wwn string // empty where the device has none
+}
+
+func (d disk) path() string { return "/dev/" + d.name }
+
+// listDisks reads sysfs (a folder like /sys/block). Devices that can never hold state are
+// left out: loops, RAM disks, CD drives, floppies.
+func listDisks(sysBlock string) ([]disk, error) {
+	entries, err := os.ReadDir(sysBlock)
+	if err != nil {
+		return nil, err
+	}
+	var list []disk
+	for _, e := range entries {
+		name := e.Name()
+		if hasAnyPrefix(name, "loop", "ram", "zram", "sr", "fd", "dm-", "md", "nbd") {
+			continue
+		}
+		dir := filepath.Join(sysBlock, name)
+		list = append(list, disk{
+			name:   name,
+			serial: firstFile(filepath.Join(dir, "serial"), filepath.Join(dir, "device/serial"), filepath.Join(dir, "device/vpd_pg80")),
+			wwn:    firstFile(filepath.Join(dir, "wwid"), filepath.Join(dir, "device/wwid")),
+		})
+	}
+	return list, nil
+}
+
+func hasAnyPrefix(s string, prefixes ...string) bool {
+	for _, p := range prefixes {
+		if strings.HasPrefix(s, p) {
+			return true
+		}
+	}
+	return false
+}
+
+// firstFile returns the trimmed content of the first file that has any. A SCSI page 0x80
+// begins with four bytes of header, which are not printable and are cut off.
+func firstFile(names ...string) string {
+	for _, n := range names {
+		data, err := os.ReadFile(n)
+		if err != nil {
+			continue
+		}
+		if len(data) > 4 && data[0] == 0 && data[1] == 0x80 {
+			data = data[4:]
+		}
+		if s := strings.Trim(string(data), " \t\r\n\x00"); s != "" {
+			return s
+		}
+	}
+	return ""
+}
+
+var errNoDisk = errors.New("no such disk on this machine")
+
+// pickDisk returns the disk that state (runink.state) names. Errors: errNoDisk if there is
+// none, Invalid if there are two.
+func pickDisk(disks []disk, state string) (disk, error) {
+	kind, want, _ := strings.Cut(state, ":")
+	var found []disk
+	for _, d := range disks {
+		var got string
+		switch kind {
+		case "serial":
+			got = d.serial
+		case "wwn":
+			// The kernel writes naa.… or eui.…; people copy the digits.
+			got = d.wwn
+			if _, bare, ok := strings.Cut(got, "."); ok && !strings.Contains(want, ".") {
+				got = bare
+			}
+			got, want = strings.ToLower(got), strings.ToLower(strings.TrimPrefix(want, "0x"))
+		case "path":
+			got = d.path()
+		}
+		if got != "" && got == want {
+			found = append(found, d)
+		}
+	}
+	switch len(found) {
+	case 0:
+		return disk{}, errNoDisk
+	case 1:
+		return found[0], nil
+	}
+	var names []string
+	for _, d := range found {
+		names = append(names, d.path())
+	}
+	return disk{}, errs.E(errs.Invalid, "find the state disk", "%s all match %s", strings.Join(names, " and "), state).
+		WithField("runink.state").WithHint("remove one of them, or name one by runink.state=path:/dev/…")
+}
+
+// describeDisks is for a person who has to choose one.
+func describeDisks(disks []disk) string {
+	if len(disks) == 0 {
+		return "it has no disks"
+	}
+	var parts []string
+	for _, d := range disks {
+		parts = append(parts, fmt.Sprintf("%s (serial %q, wwn %q)", d.path(), d.serial, d.wwn))
+	}
+	return "it has " + strings.Join(parts, ", ")
+}
+
+// wantedState is cfg.State with its default, and whether a person asked for it.
+func wantedState(state string) (want string, explicit bool) {
+	if state == "" {
+		return "serial:" + nodecfg.DefaultStateSerial, false
+	}
+	return state, true
+}

@@ -1,0 +1,203 @@
+package pid1
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	"github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/filesystem/ext4"
+	"github.com/google/uuid"
+	"golang.org/x/sys/unix"
+
+	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/fault"
+	"github.com/runink/runink/internal/fsx"
+	"github.com/runink/runink/internal/nodecfg"
+)
+
+// How long a disk may take to appear, before the time scale. Virtual disks are there when
+// their module is loaded; others are found in the background.
+const (
+	diskWaitNamed   = 20 * time.Second // somebody named it
+	diskWaitDefault = time.Second
+)
+
+// mountState puts the node's state where its processes look for it: on the disk that
+// runink.state names, made on its first boot, or in memory where that is what was asked
+// for or no disk with the default serial is there. A disk that holds anything else is
+// refused untouched.
+func (m *machine) mountState(ctx context.Context) error {
+	const op = "mount the state disk"
+	want, explicit := wantedState(m.cfg.State)
+	if want == "none" {
+		return m.mountMemory("runink.state=none")
+	}
+	d, err := m.waitForDisk(ctx, want, explicit)
+	if errors.Is(err, errNoDisk) && !explicit {
+		return m.mountMemory("no disk has serial " + nodecfg.DefaultStateSerial)
+	}
+	if err != nil {
+		return err
+	}
+	dev, err := os.OpenFile(d.path(), os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		return errs.E(errs.Internal, op, "%w", err).WithHint("is %s in use?", d.path())
+	}
+	err = prepareDisk(dev, d.path(), m.log.Info)
+	if cerr := dev.Close(); err == nil && cerr != nil {
+		err = errs.E(errs.Internal, op, "close %s: %w", d.path(), cerr)
+	}
+	if err != nil {
+		return err
+	}
+	if err := unix.Mount(d.path(), nodecfg.StateDir, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOATIME, "errors=remount-ro"); err != nil {
+		return errs.E(errs.Corrupt, op, "mount %s: %w", d.path(), err).
+			WithHint("the file system of %s is damaged: take an image of it, check it with e2fsck on another machine, or zero its first and last MiB to start with an empty one", d.path())
+	}
+	m.state = d.path()
+	return stateFolders(nodecfg.StateDir, nodecfg.NodeDir, nodecfg.GenerationFile)
+}
+
+// mountMemory makes state that ends with this boot, and says so.
+func (m *machine) mountMemory(why string) error {
+	if err := unix.Mount("tmpfs", nodecfg.StateDir, "tmpfs", unix.MS_NOSUID|unix.MS_NODEV, "mode=0700,size=50%"); err != nil {
+		return errs.E(errs.Internal, "mount state in memory", "%w", err)
+	}
+	m.state = "memory"
+	m.log.Warn("state is in memory: the node's identity and data end with this boot", "why", why)
+	return stateFolders(nodecfg.StateDir, nodecfg.NodeDir, nodecfg.GenerationFile)
+}
+
+func (m *machine) waitForDisk(ctx context.Context, want string, explicit bool) (disk, error) {
+	wait := m.scaled(diskWaitDefault)
+	if explicit {
+		wait = m.scaled(diskWaitNamed)
+	}
+	limit := time.NewTimer(wait)
+	defer limit.Stop()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		disks, err := listDisks("/sys/block")
+		if err != nil {
+			return disk{}, errs.E(errs.Internal, "find the state disk", "%w", err)
+		}
+		d, err := pickDisk(disks, want)
+		if !errors.Is(err, errNoDisk) {
+			return d, err
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			return disk{}, errs.E(errs.NotFound, "find the state disk", "%s: %w; %s", want, err, describeDisks(disks)).
+				WithField("runink.state").WithHint("attach the disk, name another, or write runink.state=none to keep state in memory")
+		case <-ctx.Done():
+			return disk{}, ctx.Err()
+		}
+	}
+}
+
+// prepareDisk makes sure that dev holds our file system. It writes only to a disk that is
+// empty or was cut off while we made it; name is for messages.
+func prepareDisk(dev *os.File, name string, say func(msg string, args ...any)) error {
+	const op = "prepare the state disk"
+	size, err := dev.Seek(0, io.SeekEnd)
+	if err != nil {
+		return errs.E(errs.Internal, op, "%s: %w", name, err)
+	}
+	v, why, err := judge(dev, size)
+	if err != nil {
+		return errs.Wrap(op+" "+name, err)
+	}
+	switch v {
+	case ours:
+		return nil
+	case foreign:
+		return errs.E(errs.Conflict, op, "%s is not a state disk, and it is not empty: %s; nothing was written", name, why).
+			WithField("runink.state").
+			WithHint("attach an empty disk; or, if nothing on %s is needed, zero its first and last MiB; or write runink.state=none", name)
+	case unmade:
+		say("making the state disk again: the last attempt was cut off", "name", name)
+	case empty:
+		say("making the state disk", "name", name, "bytes", size)
+	}
+	if err := makeDisk(dev, size, v == unmade); err != nil {
+		return errs.Wrap("make the state disk "+name, err)
+	}
+	return nil
+}
+
+// makeDisk writes label, file system, label. See label.go for why in this order.
+func makeDisk(dev *os.File, size int64, again bool) error {
+	id, err := uuid.NewRandom()
+	if err != nil {
+		return err
+	}
+	if again {
+		// The intent is not written twice; what it promised is kept, its UUID included.
+		sector := make([]byte, sectorSize)
+		if _, err := dev.ReadAt(sector, intentOffset); err != nil {
+			return err
+		}
+		id, _ = readLabel(sector, intentMagic)
+	} else if err := writeSector(dev, intentOffset, label(intentMagic, id)); err != nil {
+		return err
+	}
+	if err := fault.Hit("init.disk.intent-written"); err != nil {
+		return err
+	}
+	_, err = ext4.Create(file.New(dev, false), size, 0, sectorSize, &ext4.Params{
+		UUID:       &id,
+		InodeRatio: 65536,
+		Checksum:   true,
+		VolumeName: "runink-state",
+		Features:   []ext4.FeatureOpt{ext4.WithFeatureMetadataChecksums(true)},
+	})
+	if err != nil {
+		return errs.E(errs.Internal, "make ext4", "%w", err)
+	}
+	if err := fault.Hit("init.disk.file-system-written"); err != nil {
+		return err
+	}
+	if err := dev.Sync(); err != nil {
+		return err
+	}
+	return writeSector(dev, madeOffset, label(madeMagic, id))
+}
+
+func writeSector(dev *os.File, at int64, sector []byte) error {
+	if _, err := dev.WriteAt(sector, at); err != nil {
+		return err
+	}
+	return dev.Sync()
+}
+
+// stateFolders makes what must be there before any component looks, and draws the
+// generation of a new disk.
+func stateFolders(state, node, generation string) error {
+	const op = "prepare the state folder"
+	if err := os.Chmod(state, 0o700); err != nil {
+		return errs.E(errs.Internal, op, "%w", err)
+	}
+	if err := os.MkdirAll(node, 0o700); err != nil {
+		return errs.E(errs.Internal, op, "%w", err)
+	}
+	if _, err := os.Stat(generation); err == nil {
+		return nil
+	} else if !os.IsNotExist(err) {
+		return errs.E(errs.Internal, op, "%w", err)
+	}
+	var id [16]byte
+	if _, err := rand.Read(id[:]); err != nil {
+		return errs.E(errs.Internal, op, "%w", err)
+	}
+	if err := fsx.WriteFileAtomic(generation, []byte(hex.EncodeToString(id[:])+"\n"), 0o600); err != nil {
+		return errs.E(errs.Internal, op, "%w", err)
+	}
+	return nil
+}

@@ -1,0 +1,6 @@
+package contracts
+
+type Flight struct {
+	Delay  int
+	Origin Unknown
+}

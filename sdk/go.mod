@@ -1,0 +1,3 @@
+module github.com/runink/runink/sdk
+
+go 1.26

@@ -1,0 +1,280 @@
+//go:build cluster
+
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/runink/runink/qemu"
+	"github.com/runink/runink/tools/harness"
+	"github.com/runink/runink/tools/operator"
+)
+
+// hosts reports whether a slice of the run is placed on node.
+func hosts(r *runState, node string) bool {
+	for _, reg := range r.Regions {
+		for _, s := range reg.Slices {
+			if s.Node == node {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// received reports whether one of the sinks got rows, in any slice.
+func received(r *runState, sinks ...string) bool {
+	for _, reg := range r.Regions {
+		for _, s := range reg.Slices {
+			for _, sink := range sinks {
+				if n := s.Status.Counts[sink].In; n != "" && n != "0" {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+func powerOn(ctx context.Context, t *testing.T, c *harness.Cluster, name string) qemu.Mark {
+	t.Helper()
+	mark, err := c.Machine(name).PowerOn(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return mark
+}
+
+func ready(ctx context.Context, t *testing.T, c *harness.Cluster, name string, mark qemu.Mark) {
+	t.Helper()
+	if err := c.AwaitReady(ctx, name, mark); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The leader loses power while it hosts a slice of the run, after a sink received rows and
+// before the commit. The run finishes, its output is what it would have been, nothing twice,
+// no acknowledged write is lost, and the node comes back by itself.
+//
+// A seed chooses which node leads, which sink must have rows (the dead letters fill from the
+// first second, the aggregated sinks in the last) and how long after that the power goes. The
+// leader pauses before it commits runs of this test's herd, so that the last moment can be met.
+//
+// What else a dead leader must not take along is tried on the same cuts: a slice of another
+// run, on another node, goes on in its first attempt; the outputs of the run before can be
+// fetched.
+func TestLeaderPowerCutDuringRun(t *testing.T) {
+	c := demo(t)
+	dsl := exampleOf(t, cutHerd)
+	if _, err := c.CLI.Run(t.Context(), "herd", "put", cutHerd); err != nil {
+		t.Fatal(err)
+	}
+	for seed := range uint64(5) {
+		t.Run(fmt.Sprintf("seed %d", seed), func(t *testing.T) {
+			ctx := limit(t, c, 3*time.Minute)
+			rnd := rand.New(rand.NewPCG(seed, 0))
+			sinks := [][]string{{"rejected"}, {"late", "rest"}}[seed%2]
+			pause := time.Duration(rnd.IntN(700)) * time.Millisecond
+			lead := c.Names()[seed%uint64(len(c.Names()))]
+			if leader(ctx, t, c) != lead {
+				if _, err := c.CLI.Run(ctx, "cluster", "transfer-leadership", lead); err != nil {
+					t.Fatal(err)
+				}
+			}
+			other := startBystander(ctx, t, c, c.Names()[(seed+1)%uint64(len(c.Names()))])
+			defer other.stop(ctx, t, c)
+			id, before, epoch := cutLeader(ctx, t, c, dsl, sinks, pause)
+
+			// An acknowledged write, while the node is gone: it must be there afterwards.
+			name := fmt.Sprintf("during-%d", seed)
+			if _, err := c.CLI.Run(ctx, "herd", "put", name); err != nil {
+				t.Fatal(err)
+			}
+			if kept.run != "" {
+				fetchWithout(ctx, t, c, before)
+			}
+			mark := powerOn(ctx, t, c, before)
+			r := until(ctx, t, c, id, "success", finished)
+			t.Logf("cut %s, leader, %v after %v had rows, in epoch %s; finished in epoch %s", before, pause, sinks, epoch, r.Regions[0].Epoch)
+			verify(ctx, t, c, id)
+			kept.run = id
+			ready(ctx, t, c, before, mark)
+			if _, err := c.CLI.Run(ctx, "herd", "get", name); err != nil {
+				t.Errorf("an acknowledged write is lost: %v", err)
+			}
+			other.works(ctx, t, c)
+		})
+	}
+}
+
+// bystander is a run of one slice that works until it is stopped, on a node of its test's
+// choice.
+type bystander struct{ run, node string }
+
+func startBystander(ctx context.Context, t *testing.T, c *harness.Cluster, node string) *bystander {
+	t.Helper()
+	const herd = "bystanders"
+	if _, err := c.CLI.Run(ctx, "herd", "put", herd); err != nil {
+		t.Fatal(err)
+	}
+	id, err := start(ctx, c, boundTo(ctx, t, c, node), herd, untilIn(time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &bystander{id, node}
+	until(ctx, t, c, id, "a bystander", func(r *runState) bool { return r.State == "running" && hosts(r, node) })
+	b.works(ctx, t, c)
+	return b
+}
+
+// works waits until the slice has printed another line, and fails if it was ever started
+// again or ended.
+func (b *bystander) works(ctx context.Context, t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	lines := func() int {
+		out, err := c.CLI.Run(ctx, "logs", b.run, "act")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Count(out, "waiting\n")
+	}
+	for before := lines(); lines() == before; {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("the slice on %s prints nothing more: %v", b.node, ctx.Err())
+		case <-time.After(300 * time.Millisecond): // a poll, not an assertion
+		}
+	}
+	if all := lives(c, b.run); len(all) != 1 || !all[0].started || all[0].node != b.node || all[0].epoch != 1 {
+		t.Errorf("the slice on %s, which nothing happened to, was ended or begun again: %+v", b.node, all)
+	}
+	if r, err := ps(ctx, c, b.run); err != nil || r.State != "running" || r.Regions[0].Epoch != "1" {
+		t.Errorf("the run on %s, which nothing happened to: %+v, %v", b.node, r, err)
+	}
+}
+
+func (b *bystander) stop(ctx context.Context, t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	if _, err := c.CLI.Run(ctx, "stop", b.run); err != nil {
+		t.Error(err)
+	}
+}
+
+// cutHerd is the herd whose commits wait.
+const cutHerd = "cut"
+
+// exampleOf copies the example into a folder of its own, for another herd.
+func exampleOf(t *testing.T, herd string) (dsl string) {
+	t.Helper()
+	dir := filepath.Join(t.TempDir(), "flights")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(root, "examples", "flights"))); err != nil {
+		t.Fatal(err)
+	}
+	dsl = filepath.Join(dir, "flights.dsl")
+	replace(t, dsl, `@herd("analytics")`, fmt.Sprintf("@herd(%q)", herd))
+	return dsl
+}
+
+// cutLeader submits the example and cuts the leader's power at the moment named. A run that
+// committed before it was seen there proves nothing; another is submitted.
+func cutLeader(ctx context.Context, t *testing.T, c *harness.Cluster, dsl string, sinks []string, pause time.Duration) (id, node, epoch string) {
+	t.Helper()
+	for range 4 {
+		out, err := c.CLI.Run(ctx, "run", dsl)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := strings.TrimSpace(out)
+		var at *runState
+		until(ctx, t, c, id, fmt.Sprintf("rows in %v, or the end", sinks), func(r *runState) bool {
+			at = r
+			return received(r, sinks...) || finished(r)
+		})
+		node := leader(ctx, t, c)
+		time.Sleep(pause) // chosen by the seed: where in the window the power goes
+		r, err := ps(ctx, c, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.State != "running" && r.State != "committing" || !hosts(r, node) {
+			t.Logf("run %s is %s, and leader %s hosts a slice of it: %v; once more", id, r.State, node, hosts(r, node))
+			continue
+		}
+		c.Machine(node).PowerCut()
+		return id, node, at.Regions[0].Epoch
+	}
+	t.Fatal("no run was seen between its first rows and its commit")
+	return "", "", ""
+}
+
+// With any one control node gone, the bundle and every output can still be fetched. Nodes
+// that earlier tests had off were gone enough.
+func TestOutputsSurviveAnyControlNode(t *testing.T) {
+	c := demo(t)
+	ctx := limit(t, c, 4*time.Minute)
+	if kept.run == "" {
+		kept.run = submit(ctx, t, c, "--wait")
+	}
+	for _, n := range c.Names() {
+		if kept.without[n] {
+			continue
+		}
+		c.Machine(n).PowerCut()
+		fetchWithout(ctx, t, c, n)
+		ready(ctx, t, c, n, powerOn(ctx, t, c, n))
+	}
+}
+
+// kept is a run of the example that has ended, and the nodes that were off while its bundle
+// and its outputs were fetched.
+var kept struct {
+	run     string
+	without map[string]bool
+}
+
+// fetchWithout fetches all that is kept of the last run while a node is off.
+func fetchWithout(ctx context.Context, t *testing.T, c *harness.Cluster, node string) {
+	t.Helper()
+	verify(ctx, t, c, kept.run)
+	if _, err := c.CLI.Run(ctx, "artifact", "get", kept.run, "--bundle", "-o", filepath.Join(t.TempDir(), "bundle")); err != nil {
+		t.Fatal(err)
+	}
+	if kept.without == nil {
+		kept.without = map[string]bool{}
+	}
+	kept.without[node] = true
+}
+
+// A wiped first node with its old command line waits: it never founds a second cluster.
+func TestWipedNodeWaits(t *testing.T) {
+	c := demo(t)
+	ctx := limit(t, c, 2*time.Minute)
+	m := c.Machine("n1")
+	m.PowerCut()
+	if err := os.Remove(m.Disk(0)); err != nil {
+		t.Fatal(err)
+	}
+	mark := powerOn(ctx, t, c, "n1")
+	fp, err := c.AwaitFingerprint(ctx, "n1", mark)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Even the operator's own command, typed again, founds nothing.
+	var ee *operator.Error
+	if err := c.Bootstrap(ctx, fp); !errors.As(err, &ee) {
+		t.Fatalf("bootstrap of a wiped node: %v; a refusal is expected", err)
+	}
+	m.PowerCut()
+	// It comes back as any other node does: with a token.
+	if err := c.Rejoin(ctx, "n1"); err != nil {
+		t.Fatal(err)
+	}
+}

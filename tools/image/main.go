@@ -1,0 +1,109 @@
+// Image builds what a machine boots, into build/image: vmlinuz, initramfs.cpio.zst,
+// manifest.json and SHA256SUMS. It prints the parts by size.
+//
+//	go run ./tools/image                    # builds ./cmd/runink and packs it
+//	go run ./tools/image -level 19          # a release
+//	go run ./tools/image -binary bin/runink # packs a binary that is there
+package main
+
+import (
+	"bytes"
+	"context"
+	"flag"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/runink/runink/image"
+	"github.com/runink/runink/internal/errs"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	binary := flag.String("binary", "", "static `file` that becomes PID 1 (default: build -package)")
+	engine := flag.String("engine", "", "static `file` that becomes the stock engine")
+	pkg := flag.String("package", "./cmd/runink", "main `package` that becomes PID 1")
+	out := flag.String("out", "build/image", "`folder` of the results")
+	cache := flag.String("cache", "build/cache", "`folder` of downloads")
+	level := flag.Int("level", 10, "zstd level, 1 to 22; use 19 for a release")
+	flag.Usage = func() {
+		fmt.Fprintf(os.Stderr, "usage: image [flags]\n\nBuilds kernel and initramfs.\n  image -level 19\n\n")
+		flag.PrintDefaults()
+	}
+	flag.Parse()
+	if flag.NArg() > 0 || *level < 1 || *level > 22 {
+		flag.Usage()
+		os.Exit(2)
+	}
+	if err := build(ctx, *binary, *engine, *pkg, *out, *cache, *level); err != nil {
+		fmt.Fprintln(os.Stderr, "image:", err)
+		if hint := errs.HintOf(err); hint != "" {
+			fmt.Fprintln(os.Stderr, "hint:", hint)
+		}
+		os.Exit(1)
+	}
+}
+
+func build(ctx context.Context, binary, engine, pkg, out, cache string, level int) error {
+	lock, err := image.KernelLock()
+	if err != nil {
+		return err
+	}
+	if binary == "" {
+		tmp, err := os.MkdirTemp("", "image-")
+		if err != nil {
+			return err
+		}
+		defer os.RemoveAll(tmp)
+		binary = filepath.Join(tmp, "init")
+		if err := image.GoBuild(ctx, ".", pkg, binary); err != nil {
+			return err
+		}
+	}
+	at, err := buildTime(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := image.Build(ctx, image.Options{
+		Binary: binary, Engine: engine, Out: out, Cache: cache, Level: level, BuildTime: at, Lock: lock,
+		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
+	if err != nil {
+		return err
+	}
+	for _, p := range res.Parts {
+		fmt.Printf("%-12s %12d bytes  %s\n", p.Name, p.Bytes, p.Note)
+	}
+	fmt.Printf("image        %s\n", res.Manifest.Version)
+	if !res.Manifest.Kernel.Locked {
+		fmt.Printf("UNLOCKED     kernel %s %s is not the one in image/kernel.lock\n", res.Manifest.Kernel.Package, res.Manifest.Kernel.Version)
+	}
+	fmt.Printf("written to   %s\n", out)
+	return nil
+}
+
+// buildTime is SOURCE_DATE_EPOCH, else the time of the commit, else unknown (no
+// repository: an unpacked archive of the sources).
+func buildTime(ctx context.Context) (time.Time, error) {
+	text := os.Getenv("SOURCE_DATE_EPOCH")
+	if text == "" {
+		out, err := exec.CommandContext(ctx, "git", "log", "-1", "--format=%ct").Output()
+		if err != nil {
+			return time.Time{}, nil
+		}
+		text = string(bytes.TrimSpace(out))
+	}
+	sec, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+	if err != nil {
+		return time.Time{}, errs.E(errs.Invalid, "read SOURCE_DATE_EPOCH", "%w", err).WithField("SOURCE_DATE_EPOCH")
+	}
+	return time.Unix(sec, 0), nil
+}

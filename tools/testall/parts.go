@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// part is one kind of tests. Parts run one after the other: the machine is small, and a
+// test that shares it with another cluster measures nothing.
+type part struct {
+	name, what string
+	run        func(context.Context, *tally) error
+}
+
+var parts = []part{
+	{"unit", "unit and property tests of every module", unit},
+	{"fuzz", "each fuzz target for a few seconds", fuzz},
+	{"vm", "tests that need a machine of their own", inVM},
+	{"cluster", "tests on whole clusters of machines", cluster},
+}
+
+// clusterPackage boots whole clusters; its tests carry the build tag cluster.
+const clusterPackage = "./tools/e2e"
+
+// modulePath is what the import paths of all modules begin with.
+const modulePath = "github.com/runink/runink"
+
+// modules are the module roots, relative to the repository's.
+var modules = []string{".", "sdk", "examples/flights"}
+
+// longest are the packages that take longest; they begin first.
+var longest = []string{"./init", "./image", "./qemu"}
+
+// unit runs more packages at once than there are processors, because those that take long
+// mostly wait: for elections, deadlines, machines (alone, barn's tests are busy for 20 s of
+// 60, apiserver's for 8 of 40). It leaves vet to `make check`, which runs all of it.
+func unit(ctx context.Context, t *tally) error {
+	for _, m := range modules {
+		args := []string{"-p=" + strconv.Itoa(2*runtime.NumCPU()), "-vet=off", "-count=1", "-timeout=10m"}
+		if m == "." {
+			args = append(args, longest...)
+		}
+		if err := goTest(ctx, t, m, append(args, "./...")...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func cluster(ctx context.Context, t *tally) error {
+	return goTest(ctx, t, ".", "-vet=off", "-count=1", "-timeout=40m", "-tags=cluster", clusterPackage)
+}
+
+func inVM(ctx context.Context, t *tally) error {
+	pkgs, err := taggedPackages("vm")
+	if err != nil || len(pkgs) == 0 {
+		return err
+	}
+	events := filepath.Join(os.TempDir(), fmt.Sprintf("vm-tests-%d.json", os.Getpid()))
+	defer os.Remove(events)
+	cmd := command(ctx, ".", "go", append([]string{"run", "./tools/vmtest", "-json", events}, pkgs...)...)
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	before := t.failed
+	runErr := cmd.Run()
+	f, err := os.Open(events)
+	if err != nil {
+		return fmt.Errorf("no result of the virtual machine: %w", runErr)
+	}
+	defer f.Close()
+	if err := t.read(f, "(vm) "); err != nil {
+		return err
+	}
+	if runErr != nil && t.failed == before {
+		return runErr
+	}
+	return nil
+}
+
+// taggedPackages finds the folders with test files for a build tag.
+func taggedPackages(tag string) ([]string, error) {
+	out, err := exec.Command("git", "grep", "-l", "--untracked", "^//go:build "+tag+"$", "--", "*_test.go").Output()
+	if err != nil && len(out) == 0 {
+		return nil, nil // git grep exits 1 when nothing matches
+	}
+	var dirs []string
+	seen := map[string]bool{}
+	for f := range strings.FieldsSeq(string(out)) {
+		d := "./" + filepath.Dir(f)
+		if !seen[d] {
+			seen[d] = true
+			dirs = append(dirs, d)
+		}
+	}
+	return dirs, nil
+}
+
+func goTest(ctx context.Context, t *tally, dir string, args ...string) error {
+	cmd := command(ctx, dir, "go", append([]string{"test", "-json"}, args...)...)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	before := t.failed
+	readErr := t.read(out, "")
+	if err := cmd.Wait(); err != nil && t.failed == before {
+		return fmt.Errorf("go test in %s: %w", dir, err)
+	}
+	return readErr
+}
+
+// sharedBuilds makes every build of a test run one that the build of the product has
+// already done most of: without cgo and paths, as `make build` does. What is compiled
+// otherwise is compiled again, with all its dependencies.
+func sharedBuilds() []string {
+	flags := strings.TrimSpace(os.Getenv("GOFLAGS") + " -trimpath")
+	return []string{"CGO_ENABLED=0", "GOFLAGS=" + flags}
+}
+
+// command makes a command that is asked to end, with its children, when ctx does.
+func command(ctx context.Context, dir, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), sharedBuilds()...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
+	cmd.WaitDelay = 30 * time.Second
+	return cmd
+}
