@@ -61,7 +61,10 @@ type Config struct {
 	Health func() error
 	// OnState hears one-line changes for the console: "ready", "no leader: …".
 	OnState func(state, message string)
-	Log     *slog.Logger
+	// Stuck ends a process that can do nothing any more but be started again; optional. It is
+	// for tests: the default says what every goroutine was doing, and exits.
+	Stuck func(what string)
+	Log   *slog.Logger
 }
 
 // Agent runs slices for the control plane. Make one with New, then call Run once.
@@ -88,6 +91,9 @@ func New(cfg Config) (*Agent, error) {
 	}
 	if cfg.OnState == nil {
 		cfg.OnState = func(string, string) {}
+	}
+	if cfg.Stuck == nil {
+		cfg.Stuck = stuck
 	}
 	if cfg.Health == nil {
 		cfg.Health = func() error { return nil }

@@ -29,11 +29,17 @@ func TestSilentLeaderIsLeftWhileTheLeaseLasts(t *testing.T) {
 	begun := keeper.Boottime()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*lease)
 	defer cancel()
-	if err := s.heartbeats(ctx); !errors.Is(err, errs.Unavailable) {
-		t.Fatalf("heartbeats ended with %v", err)
+	beats := make(chan error, 1)
+	go func() { beats <- s.heartbeats(ctx) }()
+	if err := s.silence(ctx); !errors.Is(err, errs.Unavailable) {
+		t.Fatalf("the session's patience ended with %v", err)
 	}
 	if after := keeper.Boottime() - begun; after >= lease {
 		t.Errorf("given up after %s, the lease is %s", after, lease)
+	}
+	cancel()
+	if err := <-beats; !errors.Is(err, context.Canceled) {
+		t.Errorf("heartbeats ended with %v", err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,10 @@ import (
 // coalesce is how long statuses gather before one report carries them (decisions.md: one
 // Raft entry per agent per 50 ms).
 const coalesce = 50 * time.Millisecond
+
+// openWithin is how long a node waits to be welcomed, before TimeScale: an election or two, and
+// then there is half a lease left to try elsewhere.
+const openWithin = 15 * time.Second
 
 // sessions keeps one session open until ctx ends.
 func (a *Agent) sessions(ctx context.Context) error {
@@ -46,9 +51,13 @@ func (a *Agent) sessions(ctx context.Context) error {
 func (a *Agent) session(ctx context.Context, welcomed func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	opening := time.AfterFunc(a.scaled(openWithin), func() {
+		cancel(errs.E(errs.Timeout, "open session", "no leader welcomed this node within %s", a.scaled(openWithin)))
+	})
+	defer opening.Stop()
 	stream, err := apiv1.NewAgentServiceClient(a.cfg.API).Session(ctx)
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(ctx), err)
 	}
 	s := &session{a: a, stream: stream, desired: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{}}
 	hello, err := a.hello(ctx)
@@ -60,8 +69,9 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 	}
 	first, err := stream.Recv()
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(ctx), err)
 	}
+	opening.Stop()
 	s.welcome = first.GetWelcome()
 	if s.welcome == nil || s.welcome.LeaseMs <= 0 || s.welcome.HeartbeatMs <= 0 {
 		return errs.E(errs.Internal, "open session", "the leader's first message is not a welcome")
@@ -81,8 +91,21 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 	run(s.reports)
 	run(s.receive)
 	run(s.reconcile)
+	run(s.silence)
 	<-ctx.Done()
-	wg.Wait()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		wg.Wait()
+	}()
+	limit := time.NewTimer(a.scaled(stuckAfter))
+	defer limit.Stop()
+	select {
+	case <-ended:
+	case <-limit.C:
+		a.cfg.Stuck("a part of the session does not end: " + context.Cause(ctx).Error())
+		<-ended
+	}
 	s.mu.Lock()
 	for _, sent := range s.inFlight {
 		a.reporter.lost(sent)
@@ -118,17 +141,10 @@ func (s *session) send(m *apiv1.AgentMessage) error {
 // heartbeats tells the leader that the node lives. The time it carries is read before the
 // health checks: whatever delays the send only makes the lease shorter.
 func (s *session) heartbeats(ctx context.Context) error {
-	every := time.Duration(s.welcome.HeartbeatMs) * time.Millisecond
-	// Half of the lease is left to find another leader, so that slices outlive this one.
-	patience := time.Duration(s.welcome.LeaseMs) * time.Millisecond / 2
-	tick := time.NewTicker(every)
+	tick := time.NewTicker(s.every())
 	defer tick.Stop()
 	for seq := uint64(1); ; seq++ {
 		now := keeper.Boottime()
-		if silent := now - s.lastAck(now); silent > patience {
-			// The stream may be to a leader that is cut off or no longer leads.
-			return errs.E(errs.Unavailable, "hold session", "no heartbeat was acknowledged for %v", silent.Round(time.Millisecond))
-		}
 		hb := &apiv1.Heartbeat{Seq: seq, SentBoottime: int64(now), Healthy: true}
 		if err := s.a.healthy(ctx); err != nil {
 			hb.Healthy, hb.UnhealthyReason = false, err.Error()
@@ -140,6 +156,27 @@ func (s *session) heartbeats(ctx context.Context) error {
 		case <-tick.C:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+	}
+}
+
+func (s *session) every() time.Duration {
+	return time.Duration(s.welcome.HeartbeatMs) * time.Millisecond
+}
+
+// silence ends a session whose heartbeats are not acknowledged: the stream may be to a leader
+// that is cut off or no longer leads, or a health check may hang. Half of the lease is left to
+// find another leader, so that slices outlive this one.
+func (s *session) silence(ctx context.Context) error {
+	patience := time.Duration(s.welcome.LeaseMs) * time.Millisecond / 2
+	for {
+		now := keeper.Boottime()
+		silent := now - s.lastAck(now)
+		if silent > patience {
+			return errs.E(errs.Unavailable, "hold session", "no heartbeat was acknowledged for %v", silent.Round(time.Millisecond))
+		}
+		if err := sleep(ctx, patience-silent+time.Millisecond); err != nil {
+			return err
 		}
 	}
 }

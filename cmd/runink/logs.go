@@ -86,7 +86,11 @@ func copyLogs(c *cobra.Command, api *apiclient.Client, req *v1.RunLogsRequest) e
 			}
 			return nil
 		}
-		if !req.Follow || broken > 20 || !errors.Is(err, errs.Unavailable) {
+		limit := 3
+		if req.Follow {
+			limit = 20
+		}
+		if broken > limit || !errors.Is(err, errs.Unavailable) {
 			return err
 		}
 		if err := pause(c.Context(), 300*time.Millisecond); err != nil {

@@ -113,6 +113,14 @@ func (l *leases) expired(now time.Duration) []gone {
 	return out
 }
 
+// holds reports whether a node has a lease, and is not given up.
+func (l *leases) holds(node string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[node]
+	return n != nil && !n.given
+}
+
 // forget ends a node's lease: its loss is recorded, or it was removed.
 func (l *leases) forget(node string) {
 	l.mu.Lock()

@@ -140,12 +140,38 @@ func (m *Manager) PushLog(stream LogStream, node string) error {
 	}
 }
 
+// awaitSession returns a node's session, and waits for it while the node holds a lease: after
+// an election nodes are well, and not here yet. nil: there is none to be expected.
+func (t *term) awaitSession(ctx context.Context, node string) (*session, error) {
+	patience := time.NewTimer(t.m.scaled(logPatience))
+	defer patience.Stop()
+	again := time.NewTicker(t.m.scaled(logRetry))
+	defer again.Stop()
+	for {
+		if s := t.session(node); s != nil || !t.leases.holds(node) {
+			return s, nil
+		}
+		select {
+		case <-again.C:
+		case <-patience.C:
+			return nil, nil
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-t.ctx.Done():
+			return nil, errs.E(errs.Unavailable, "read log", "this control node does not lead any more").WithHint("try again")
+		}
+	}
+}
+
 // readLog asks the node of an attempt for one of its streams from offset, and hands its
 // chunks to send in order. It returns the offset reached, and nil when the stream is
 // complete (with follow) or all that is stored was read.
 func (t *term) readLog(ctx context.Context, node string, key *apiv1.SliceKey, stream string, offset int64, follow bool, send func(*apiv1.LogChunk) error) (int64, error) {
 	const op = "read log"
-	s := t.session(node)
+	s, err := t.awaitSession(ctx, node)
+	if err != nil {
+		return offset, err
+	}
 	if s == nil {
 		return offset, errs.E(errs.Unavailable, op, "node %s, which keeps the log of slice %s, has no session", node, key.Slice).WithField(key.Slice)
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"time"
 
 	apiv1 "github.com/runink/runink/api/runink/v1"
 	"github.com/runink/runink/internal/errs"
@@ -125,5 +126,52 @@ func TestLogThatCannotBeSent(t *testing.T) {
 				t.Errorf("the reader is told %v", err)
 			}
 		})
+	}
+}
+
+// After an election a log is waited for whose node is well and has not come to the new leader
+// yet, and not one of a node that was given up.
+func TestLogWaitsForItsNode(t *testing.T) {
+	m := New(Config{})
+	tm := &term{m: m, ctx: t.Context(), logs: newLogRelay(), sessions: map[string]*session{}, leases: newLeases(DefaultTiming(1))}
+	read := make(chan error, 1)
+	ask := func(node string) {
+		_, err := tm.readLog(t.Context(), node, &apiv1.SliceKey{Run: "r", Slice: "s", Epoch: 1}, "stdout", 0, false, func(*apiv1.LogChunk) error { return nil })
+		read <- err
+	}
+	for _, node := range []string{"n1", "n2"} {
+		if err := tm.leases.watch(node, "boot", 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if gone := tm.leases.expired(time.Hour); len(gone) != 2 {
+		t.Fatalf("%+v ran out", gone)
+	}
+	go ask("n2")
+	if err := within(t, "the reader is told", read); !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "no session") {
+		t.Errorf("of a node that was given up: %v", err)
+	}
+
+	tm.leases.forget("n1")
+	if err := tm.leases.watch("n1", "boot", 0); err != nil {
+		t.Fatal(err)
+	}
+	go ask("n1")
+	select {
+	case err := <-read:
+		t.Fatalf("nobody waited: %v", err)
+	case <-time.After(2 * logRetry): // asked at least once more, and still waiting
+	}
+	s := &session{t: tm, node: "n1", out: make(chan struct{}, 1)}
+	tm.mu.Lock()
+	tm.sessions["n1"] = s
+	tm.mu.Unlock()
+	<-s.out
+	s.mu.Lock()
+	id := s.outbox.logs[0].Id
+	s.mu.Unlock()
+	tm.logs.get(id, "n1").end(true)
+	if err := within(t, "the log is read", read); err != nil {
+		t.Error(err)
 	}
 }

@@ -166,17 +166,18 @@ func (c *Client) conn(ctx context.Context) (string, *grpc.ClientConn, error) {
 
 // stands connects, and reports whether that succeeded before it failed or ctx ended.
 func stands(ctx context.Context, cc *grpc.ClientConn) bool {
-	cc.Connect()
 	for {
-		switch s := cc.GetState(); s {
+		s := cc.GetState()
+		switch s {
 		case connectivity.Ready:
 			return true
 		case connectivity.TransientFailure, connectivity.Shutdown:
 			return false
-		default:
-			if !cc.WaitForStateChange(ctx, s) {
-				return false
-			}
+		case connectivity.Idle: // also when it stood and was lost before anyone looked
+			cc.Connect()
+		}
+		if !cc.WaitForStateChange(ctx, s) {
+			return false
 		}
 	}
 }

@@ -1,0 +1,121 @@
+package agent
+
+import (
+	"context"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/proto"
+
+	apiv1 "github.com/runink/runink/api/runink/v1"
+)
+
+// leader is a control plane whose sessions say what they are given, and end when told.
+type leader struct {
+	grpc.ClientConnInterface
+	says []*apiv1.ControllerMessage
+	end  <-chan struct{}
+}
+
+func (l leader) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+	return &script{left: l.says, end: l.end}, nil
+}
+
+type script struct {
+	grpc.ClientStream
+	left []*apiv1.ControllerMessage
+	end  <-chan struct{}
+}
+
+func (s *script) SendMsg(any) error { return nil }
+
+func (s *script) RecvMsg(m any) error {
+	if len(s.left) == 0 {
+		<-s.end
+		return io.EOF
+	}
+	proto.Merge(m.(proto.Message), s.left[0])
+	s.left = s.left[1:]
+	return nil
+}
+
+func welcome() *apiv1.ControllerMessage {
+	return &apiv1.ControllerMessage{Message: &apiv1.ControllerMessage_Welcome{Welcome: &apiv1.Welcome{LeaseMs: 10_000, HeartbeatMs: 2_000}}}
+}
+
+func desired() *apiv1.ControllerMessage {
+	return &apiv1.ControllerMessage{Message: &apiv1.ControllerMessage_Desired{Desired: &apiv1.DesiredState{}}}
+}
+
+// An agent of whose session a part hangs ends itself, so that PID 1 starts one that works.
+func TestStuckSessionEndsTheAgent(t *testing.T) {
+	reached, release := make(chan struct{}), make(chan struct{})
+	a := testAgent(t, scripted{"capabilities": func(string) any {
+		return map[string]any{"capabilities": map[string]any{}}
+	}}.listen(t), quietNet{setPeers: func() error { close(reached); <-release; return nil }})
+	a.cfg.API = leader{says: []*apiv1.ControllerMessage{welcome(), desired()}, end: reached}
+	told := make(chan string, 1)
+	a.cfg.Stuck = func(what string) { told <- what }
+	over := make(chan error, 1)
+	go func() { over <- a.session(t.Context(), func() {}) }()
+	<-reached
+	select {
+	case what := <-told:
+		if !strings.Contains(what, "EOF") {
+			t.Errorf("it says %q, and not why the session ends", what)
+		}
+	case err := <-over:
+		t.Fatalf("the session ended with %v, and its reconciliation goes on", err)
+	}
+	close(release)
+	<-over
+}
+
+// mute is a control plane that takes a session and does not welcome it.
+type mute struct{ grpc.ClientConnInterface }
+
+func (mute) NewStream(ctx context.Context, _ *grpc.StreamDesc, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+	return &unwelcome{ctx: ctx}, nil
+}
+
+type unwelcome struct {
+	grpc.ClientStream
+	ctx context.Context
+}
+
+func (*unwelcome) SendMsg(any) error { return nil }
+func (s *unwelcome) RecvMsg(any) error {
+	<-s.ctx.Done()
+	return s.ctx.Err()
+}
+
+// Who does not welcome a node is left.
+func TestUnwelcomeNodeAsksElsewhere(t *testing.T) {
+	a := testAgent(t, scripted{"capabilities": func(string) any {
+		return map[string]any{"capabilities": map[string]any{}}
+	}}.listen(t), quietNet{})
+	a.cfg.API = mute{}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := a.session(ctx, func() {}); err == nil || !strings.Contains(err.Error(), "no leader welcomed") {
+		t.Errorf("the session ended with %v", err)
+	}
+}
+
+func TestGoroutines(t *testing.T) {
+	got := goroutines("goroutine 1 [running]:\nmain.work({0xc000, 0x1})\n\t/src/main.go:5 +0x1\n" +
+		"github.com/runink/runink/agent.(*session).reconcile(0xc0)\n\t/src/session.go:9 +0x2\n" +
+		"created by github.com/runink/runink/agent.(*Agent).session.func1 in goroutine 7\n\t/x.go:1\n\n" +
+		"goroutine 9 [select, 2 minutes]:\nmain.main()\n\t/src/main.go:9 +0x1\n")
+	want := []string{
+		"  1 [running] main.work < agent.(*session).reconcile < agent.(*Agent).session.func1",
+		"  9 [select, 2 minutes] main.main",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
