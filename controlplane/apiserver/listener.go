@@ -40,6 +40,7 @@ type alpnListener struct {
 type stage struct {
 	config     *tls.Config
 	grpc, http *chanListener
+	open       atomic.Int64 // HTTP connections
 }
 
 func newStage(config *tls.Config, addr net.Addr) *stage {
@@ -57,15 +58,25 @@ func newStage(config *tls.Config, addr net.Addr) *stage {
 	return st
 }
 
-// serve runs both servers on the stage's connections. stop ends them and waits: RPCs in
-// progress are cut after a moment.
-func (st *stage) serve(gs *grpc.Server, hs *http.Server, log *slog.Logger) (stop func()) {
+// serve runs both servers on the stage's connections, and the gRPC server on others as well.
+// stop ends them and waits: RPCs in progress are cut after a moment.
+func (st *stage) serve(gs *grpc.Server, hs *http.Server, log *slog.Logger, others ...net.Listener) (stop func()) {
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := gs.Serve(st.grpc); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			log.Error("the gRPC server ended", "err", err)
+	for _, l := range append([]net.Listener{st.grpc}, others...) {
+		wg.Go(func() {
+			if err := gs.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+				log.Error("the gRPC server ended", "err", err)
+			}
+		})
+	}
+	hs.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			st.open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			st.open.Add(-1)
 		}
-	})
+	}
 	wg.Go(func() {
 		if err := hs.Serve(st.http); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			log.Error("the HTTP server ended", "err", err)
@@ -88,6 +99,10 @@ const (
 
 	// maxHandshakes bounds unfinished handshakes; each costs a goroutine and a signature.
 	maxHandshakes = 256
+
+	// maxHTTP bounds HTTP connections, give or take handshakes that end at once. One more is
+	// closed: it may not wait here, where gRPC's would wait behind it.
+	maxHTTP = 1024
 
 	// stopGrace is how long RPCs in progress may take to end by themselves.
 	stopGrace = 2 * time.Second
@@ -155,8 +170,12 @@ func (l *alpnListener) serve(conn net.Conn) {
 		return
 	}
 	to := st.http
-	if c.ConnectionState().NegotiatedProtocol == protoGRPC {
+	switch {
+	case c.ConnectionState().NegotiatedProtocol == protoGRPC:
 		to = st.grpc
+	case st.open.Load() >= maxHTTP:
+		c.Close()
+		return
 	}
 	select {
 	case to.conns <- c:
@@ -201,10 +220,14 @@ func (l *chanListener) Close() error {
 func (l *chanListener) Addr() net.Addr { return l.addr }
 
 // finishedTLS are the gRPC server's transport credentials: the handshake is done already,
-// and what it found is passed on, or the caller's certificate would be lost.
+// and what it found is passed on, or the caller's certificate would be lost. A connection in
+// memory had its handshake with the HTTP side.
 type finishedTLS struct{}
 
 func (finishedTLS) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if _, ok := c.(memoryConn); ok {
+		return c, inMemory{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}, nil
+	}
 	t, ok := c.(*tls.Conn)
 	if !ok {
 		return nil, nil, errors.New("a connection that did not come through the TLS listener")
