@@ -81,7 +81,7 @@ func (s *server) awaitBootstrap(ctx context.Context, key *ecdsa.PrivateKey) (*fo
 	st := newStage(&tls.Config{
 		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true,
 		Certificates: []tls.Certificate{*cert},
-	}, s.ln.inner.Addr())
+	}, s.ln.inner.Addr(), s.httpLimits().Connections)
 	f.stop = st.serve(gs, s.newFoundingHTTP(), s.log)
 	s.ln.enter(st)
 	s.status(nodecfg.StateWaiting, "waiting for the operator to found the cluster",

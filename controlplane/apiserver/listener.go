@@ -41,10 +41,11 @@ type stage struct {
 	config     *tls.Config
 	grpc, http *chanListener
 	open       atomic.Int64 // HTTP connections
+	most       int64        // of them
 }
 
-func newStage(config *tls.Config, addr net.Addr) *stage {
-	st := &stage{grpc: newChanListener(addr), http: newChanListener(addr)}
+func newStage(config *tls.Config, addr net.Addr, mostHTTP int64) *stage {
+	st := &stage{grpc: newChanListener(addr), http: newChanListener(addr), most: mostHTTP}
 	st.config = config.Clone()
 	st.config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		c := config.Clone()
@@ -99,10 +100,6 @@ const (
 
 	// maxHandshakes bounds unfinished handshakes; each costs a goroutine and a signature.
 	maxHandshakes = 256
-
-	// maxHTTP bounds HTTP connections, give or take handshakes that end at once. One more is
-	// closed: it may not wait here, where gRPC's would wait behind it.
-	maxHTTP = 1024
 
 	// stopGrace is how long RPCs in progress may take to end by themselves.
 	stopGrace = 2 * time.Second
@@ -173,8 +170,8 @@ func (l *alpnListener) serve(conn net.Conn) {
 	switch {
 	case c.ConnectionState().NegotiatedProtocol == protoGRPC:
 		to = st.grpc
-	case st.open.Load() >= maxHTTP:
-		c.Close()
+	case st.open.Load() >= st.most:
+		c.Close() // it may not wait here: gRPC's would wait behind it
 		return
 	}
 	select {

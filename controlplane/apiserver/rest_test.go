@@ -387,7 +387,7 @@ func TestRESTBadRequests(t *testing.T) {
 		code               int
 		field, place       string
 	}{
-		"no JSON":                {http.MethodPost, "/v1/tokens", "{\"node\":\n nonsense}", nil, 400, "", "body:2:2"},
+		"no JSON":                {http.MethodPost, "/v1/tokens", "{\"node\":\n nonsense}", nil, 400, "", "body:2:3"},
 		"two values":             {http.MethodPost, "/v1/tokens", `{} {}`, nil, 400, "", "body:1:4"},
 		"an unknown field":       {http.MethodPost, "/v1/tokens", "{\n  \"nodes\": 1}", nil, 400, "", "body:2:3"},
 		"a wrong type":           {http.MethodPost, "/v1/tokens", `{"node": [1]}`, nil, 400, "", "body:1:10"},

@@ -314,7 +314,7 @@ func (s *server) serve(ctx context.Context, root *x509.Certificate, f *founding)
 		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true,
 		VerifyConnection: s.auth.verifyConnection,
 		GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.host.issuer.certificate() },
-	}, s.ln.inner.Addr())
+	}, s.ln.inner.Addr(), s.httpLimits().Connections)
 	hs, err := s.newHTTPSide(ctx)
 	if err != nil {
 		return err

@@ -21,6 +21,10 @@ type Limits struct {
 	Write    time.Duration // for the client to take one write of an answer
 	Call     time.Duration // for a call that is no stream
 	Requests int           // at once
+
+	// Connections at once, give or take handshakes that end at the same moment. The listener
+	// holds it, because one more must not wait there.
+	Connections int64
 }
 
 // DefaultLimits are those of a control node. A JSON body is as large as what Barn takes in
@@ -29,7 +33,7 @@ func DefaultLimits() Limits {
 	return Limits{
 		Header: 10 * time.Second, HeaderBytes: 32 << 10, Idle: 2 * time.Minute,
 		Grace: 20 * time.Second, Rate: 8 << 10, JSON: 1 << 20, Piece: 64 << 20,
-		Write: 30 * time.Second, Call: 30 * time.Second, Requests: 512,
+		Write: 30 * time.Second, Call: 30 * time.Second, Requests: 512, Connections: 1024,
 	}
 }
 
