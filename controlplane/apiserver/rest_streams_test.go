@@ -196,7 +196,8 @@ func TestRESTBlobs(t *testing.T) {
 	stat := func() (s struct {
 		Uploaded, Size string
 		Complete       bool
-	}) {
+	},
+	) {
 		t.Helper()
 		if err := r.get("/v1/blobs/"+digest+"/stat?herd=analytics", &s); err != nil {
 			t.Fatal(err)

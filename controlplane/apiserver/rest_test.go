@@ -570,4 +570,3 @@ func TestRESTBeforeTheBootstrap(t *testing.T) {
 		}
 	}
 }
-

@@ -175,7 +175,7 @@ func byHand(doc *openapi3.T) error {
 	}
 	doc.AddOperation("/v1/herds/{herd}/blobs/{digest}", http.MethodPut, &openapi3.Operation{
 		OperationID: "ArtifactService_Upload", Tags: []string{"ArtifactService"},
-		Summary:     "Upload stores a blob of a herd, or a piece of one, of at most 64 MiB.",
+		Summary: "Upload stores a blob of a herd, or a piece of one, of at most 64 MiB.",
 		Parameters: openapi3.Parameters{
 			inPath("herd"), inPath("digest"),
 			number("size", "bytes of the whole blob; by default where the body ends"), number("offset", "where in the blob the body begins"),
