@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/getkin/kin-openapi/routers"
 	"go.yaml.in/yaml/v3"
 
 	v1 "github.com/runink/runink/api/runink/v1"
@@ -88,6 +89,8 @@ type restClient struct {
 	hc   *http.Client
 	base string
 	key  string
+
+	describes routers.Router
 }
 
 func (c *testCluster) rest(id credential, addr string) *restClient {
@@ -107,6 +110,9 @@ func (r *restClient) send(method, path string, body io.Reader, header ...string)
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
+		if method == http.MethodPut && (strings.Contains(path, "/blobs/") || strings.HasSuffix(path, "/snapshot")) {
+			req.Header.Set("Content-Type", "application/octet-stream")
+		}
 	}
 	if r.key != "" {
 		req.Header.Set("Authorization", "Bearer "+r.key)
@@ -132,6 +138,7 @@ func (r *restClient) do(method, path, body string, header ...string) (string, er
 	if err != nil {
 		return "", err
 	}
+	r.asDescribed(resp.Request, body, resp, data)
 	if resp.StatusCode < 300 {
 		return string(data), nil
 	}

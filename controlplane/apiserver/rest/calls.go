@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
 	"github.com/runink/runink/internal/apiclient"
 	"github.com/runink/runink/internal/errs"
@@ -43,6 +44,10 @@ func DialOptions(l Limits) []grpc.DialOption {
 		grpc.WithChainStreamInterceptor(func(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 			if x := exchangeOf(ctx); x != nil {
 				x.stream = true
+				if x.form == plain && !x.raw && !carriesBytes(method) {
+					return nil, errs.E(errs.Invalid, method, "it answers with objects, not with bytes").
+						WithField("Accept").WithHint("accept application/x-ndjson or text/event-stream")
+				}
 			}
 			s, err := streamer(ctx, desc, cc, method, opts...)
 			if err != nil {
@@ -72,6 +77,17 @@ func accepted(s grpc.ClientStream) error {
 		return err
 	}
 	return errs.E(errs.Internal, "call", "the server ended the stream before it began")
+}
+
+// carriesBytes reports whether the messages that a stream answers with have data in them.
+func carriesBytes(method string) bool {
+	name := protoreflect.FullName(strings.ReplaceAll(strings.TrimPrefix(method, "/"), "/", "."))
+	d, err := protoregistry.GlobalFiles.FindDescriptorByName(name)
+	if err != nil {
+		return false
+	}
+	m, ok := d.(protoreflect.MethodDescriptor)
+	return ok && m.Output().Fields().ByName("data") != nil
 }
 
 // checkedStream completes the requests of a stream.

@@ -14,7 +14,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	v1 "github.com/runink/runink/api/runink/v1"
-	"github.com/runink/runink/internal/errs"
 )
 
 // form is how an answer is written. Answers that are no streams are JSON in each of them.
@@ -96,9 +95,10 @@ type codec struct {
 
 func newCodec(f form) *codec {
 	return &codec{form: f, JSONPb: runtime.JSONPb{
-		// Names as the command's -o json has them, and no field that is there one day and
-		// gone the next.
-		MarshalOptions: protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true},
+		// Names as the command's -o json has them. Every number, text and list is there, even
+		// if it is empty; an object (a time, too) only if there is one, as the OpenAPI document
+		// knows no null.
+		MarshalOptions: protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true},
 	}}
 }
 
@@ -174,8 +174,7 @@ func (c *codec) result(v any) ([]byte, error) {
 	if f == plain {
 		data, ok := bytesOf(m)
 		if !ok {
-			return nil, errs.E(errs.Invalid, "write answer", "%s carries no bytes", m.ProtoReflect().Descriptor().Name()).
-				WithField("Accept").WithHint("accept application/x-ndjson or text/event-stream")
+			return nil, fmt.Errorf("%s carries no bytes", m.ProtoReflect().Descriptor().Name())
 		}
 		return data, nil
 	}

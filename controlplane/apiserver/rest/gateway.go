@@ -197,5 +197,6 @@ func (g *Gateway) generated(w http.ResponseWriter, r *http.Request) {
 		}
 		r.Body = io.NopCloser(bytes.NewReader(data))
 	}
+	r.Header.Set("Content-Type", jsonType) // whatever it said of no body
 	g.mux.ServeHTTP(w, r)
 }
