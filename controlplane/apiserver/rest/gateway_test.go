@@ -174,12 +174,16 @@ func TestASlowReaderIsCut(t *testing.T) {
 		t.Fatal("it goes on")
 	}
 	for { // the slot is free as soon as the handler has returned
-		resp := get(t, hs.URL+"/v1/whoami")
-		if resp.StatusCode == http.StatusOK {
-			return
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, hs.URL+"/v1/whoami", nil)
+		if err != nil {
+			t.Fatal(err)
 		}
-		if resp.StatusCode != http.StatusServiceUnavailable {
-			t.Fatal(resp.Status)
+		// On a busy machine even this may be cut: it is asked again.
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+			if resp.StatusCode == http.StatusOK {
+				return
+			}
 		}
 	}
 }
