@@ -190,7 +190,8 @@ func (r *restClient) get(path string, into any, header ...string) error {
 
 var pathParameter = regexp.MustCompile(`\{([a-z.]+)(=\*\*)?\}`)
 
-// callMethod calls an RPC with as empty a request as its path allows.
+// callMethod calls an RPC with as empty a request as its path allows. Its request id is too
+// short: what changes something is authorized, and then refused.
 func (r *restClient) callMethod(method string) error {
 	rule := restRules(r.c.t)[method]
 	path := pathParameter.ReplaceAllStringFunc(rule.path, func(p string) string {
@@ -207,7 +208,7 @@ func (r *restClient) callMethod(method string) error {
 	case http.MethodPost, http.MethodPut, http.MethodPatch:
 		body = strings.NewReader("{}")
 	}
-	resp, err := r.send(rule.method, path, body)
+	resp, err := r.send(rule.method, path, body, "Idempotency-Key", "short")
 	if err != nil {
 		return err
 	}
@@ -545,8 +546,11 @@ func TestRESTSnapshotRestore(t *testing.T) {
 	if err := r.get("/v1/herds/after", &struct{}{}); err != nil {
 		t.Errorf("a refused restore changed something: %v", err)
 	}
-	if _, err := r.do(http.MethodPut, "/v1/cluster/snapshot", snapshot); err != nil {
+	if _, err := r.do(http.MethodPut, "/v1/cluster/snapshot", snapshot, "Idempotency-Key", "restore-1"); err != nil {
 		t.Fatal(err)
+	}
+	if got := c.audit(identity.CmdRestored); len(got) != 1 || got[0].GetRequestId() != "restore-1" || got[0].GetPrincipal() != "operator:alice" {
+		t.Errorf("audit: %v", got)
 	}
 	if err := r.get("/v1/herds/after", &struct{}{}); !errors.Is(err, errs.NotFound) {
 		t.Errorf("what came after: %v", err)

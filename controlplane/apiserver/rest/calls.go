@@ -56,7 +56,7 @@ func DialOptions(l Limits) []grpc.DialOption {
 			if err := accepted(s); err != nil {
 				return nil, err
 			}
-			return &checkedStream{s, ctx}, nil
+			return &checkedStream{ClientStream: s, ctx: ctx}, nil
 		}),
 		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(16 << 20)),
 	}
@@ -90,15 +90,19 @@ func carriesBytes(method string) bool {
 	return ok && m.Output().Fields().ByName("data") != nil
 }
 
-// checkedStream completes the requests of a stream.
+// checkedStream completes the first message of a stream, which alone says what is asked for.
 type checkedStream struct {
 	grpc.ClientStream
-	ctx context.Context
+	ctx   context.Context
+	begun bool
 }
 
 func (s *checkedStream) SendMsg(m any) error {
-	if err := complete(s.ctx, m); err != nil {
-		return err
+	if !s.begun {
+		if err := complete(s.ctx, m); err != nil {
+			return err
+		}
+		s.begun = true
 	}
 	return s.ClientStream.SendMsg(m)
 }
