@@ -260,11 +260,15 @@ func TestThirtyExitsWhileAgentsAndServersDie(t *testing.T) {
 		t.Fatalf("%d endings", len(all))
 	}
 	ids, ends := make([]string, len(all)), make([]*ended, len(all))
+	const followed = 5 // exits with 3, four times
+	var live *follower
 	var g errgroup.Group
 	g.SetLimit(3) // clients at a time
 	for i, e := range all {
 		g.Go(func() (err error) {
-			ids[i], err = start(ctx, c, bundle, "exits", e.how)
+			if ids[i], err = start(ctx, c, bundle, "exits", e.how); err == nil && i == followed {
+				live = follow(ctx, c, ids[i])
+			}
 			return err
 		})
 	}
@@ -283,6 +287,7 @@ func TestThirtyExitsWhileAgentsAndServersDie(t *testing.T) {
 	if agents < 3 || servers < 1 {
 		t.Errorf("only %d agents and %d servers died", agents, servers)
 	}
+	live.end(ctx, t, c, ids[followed], all[followed].how)
 	seen := map[string]string{}
 	for i, e := range all {
 		t.Run(e.how, func(t *testing.T) {
@@ -313,7 +318,11 @@ func TestThirtyExitsWhileAgentsAndServersDie(t *testing.T) {
 			}
 			seen[string(b)] = e.how
 			onceEach(t, c, ids[i], e)
-			linesOnce(ctx, t, c, ids[i], e.how, 40)
+			for _, l := range lives(c, ids[i]) {
+				if !l.started {
+					linesOnce(ctx, t, c, ids[i], e.how, l, 40)
+				}
+			}
 		})
 	}
 }
@@ -373,27 +382,78 @@ func onceEach(t *testing.T, c *harness.Cluster, id string, e ending) {
 	}
 }
 
-// linesOnce checks the lines of the last attempt.
-func linesOnce(ctx context.Context, t *testing.T, c *harness.Cluster, id, how string, lines int) {
+// linesOnce checks the lines of an attempt that ended as l says: all of them if it ended by
+// itself, and the first ones if it was ended, in order and once.
+func linesOnce(ctx context.Context, t *testing.T, c *harness.Cluster, id, how string, l life, lines int) {
 	t.Helper()
-	out, err := c.CLI.Run(ctx, "logs", id, "act")
+	out, err := c.CLI.Run(ctx, "logs", id, "act", "--epoch", strconv.Itoa(l.epoch))
 	if err != nil {
 		t.Error(err)
 		return
 	}
 	n := 0
-	for line := range strings.Lines(out) {
-		text := strings.TrimSuffix(line, "\n")
-		if !strings.HasPrefix(text, how+" line ") {
-			continue // the runtime's own
-		}
+	for _, text := range printed(out, how) {
 		if n++; text != fmt.Sprintf("%s line %d", how, n) {
-			t.Errorf("line %d is %q", n, text)
+			t.Errorf("attempt %d: line %d is %q", l.epoch, n, text)
 			return
 		}
 	}
-	if n != lines {
-		t.Errorf("%d lines, want %d:\n%s", n, lines, out)
+	ended := l.reason == "fenced" || l.reason == "killed"
+	if n != lines && (!ended || n > lines) {
+		t.Errorf("attempt %d, which ended %s: %d lines, want %d:\n%s", l.epoch, l.reason, n, lines, out)
+	}
+}
+
+// printed are the lines of a log that Act printed; the others are the runtime's own.
+func printed(log, how string) []string {
+	var all []string
+	for line := range strings.Lines(log) {
+		if text := strings.TrimSuffix(line, "\n"); strings.HasPrefix(text, how+" line ") {
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+// follower is a `runink logs -f` of one slice.
+type follower struct {
+	out  bytes.Buffer
+	done chan error
+}
+
+func follow(ctx context.Context, c *harness.Cluster, id string) *follower {
+	f := &follower{done: make(chan error, 1)}
+	cmd := c.CLI.Cmd(ctx, "logs", "-f", id, "act")
+	cmd.Stdout, cmd.Stderr = &f.out, &f.out
+	go func() { f.done <- cmd.Run() }()
+	return f
+}
+
+// end checks what was followed over restarts of slice, agents and servers: it is what the
+// attempts' logs hold, of one that was the newest when it was asked for and of all after it,
+// once and in order.
+func (f *follower) end(ctx context.Context, t *testing.T, c *harness.Cluster, id, how string) {
+	t.Helper()
+	if err := <-f.done; err != nil {
+		t.Fatalf("logs -f: %v\n%s", err, &f.out)
+	}
+	var want []string
+	var begins []int // in want, of each attempt
+	for _, l := range lives(c, id) {
+		if l.started {
+			continue
+		}
+		out, err := c.CLI.Run(ctx, "logs", id, "act", "--epoch", strconv.Itoa(l.epoch))
+		if err != nil {
+			t.Fatal(err)
+		}
+		begins = append(begins, len(want))
+		want = append(want, printed(out, how)...)
+	}
+	got := printed(f.out.String(), how)
+	from := slices.IndexFunc(begins, func(b int) bool { return slices.Equal(got, want[b:]) })
+	if from < 0 || from == len(begins)-1 {
+		t.Errorf("logs -f printed %d lines, and the logs of %d attempts hold %d:\n%s", len(got), len(begins), len(want), &f.out)
 	}
 }
 
