@@ -6,6 +6,8 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"slices"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -23,7 +25,8 @@ type collector struct {
 }
 
 func newCollector(a *Agent) *collector {
-	labels := []string{"herd", "run", "slice"}
+	// The epoch tells an attempt that has ended and is not yet acknowledged from the next one.
+	labels := []string{"herd", "run", "slice", "epoch"}
 	d := func(name, help string, l ...string) *prometheus.Desc {
 		return prometheus.NewDesc("runink_"+name, help, l, prometheus.Labels{"node": a.cfg.Node})
 	}
@@ -33,8 +36,8 @@ func newCollector(a *Agent) *collector {
 		"cpu":      d("slice_cpu_seconds_total", "CPU time used by a slice.", labels...),
 		"memory":   d("slice_memory_bytes", "Memory in use by a slice.", labels...),
 		"peak":     d("slice_memory_peak_bytes", "Greatest memory use of a slice.", labels...),
-		"rows":     d("slice_rows_total", "Rows a block of a slice has seen.", "herd", "run", "slice", "block", "direction"),
-		"rejected": d("slice_rows_rejected_total", "Rows a block has rejected, by kind.", "herd", "run", "slice", "block", "kind"),
+		"rows":     d("slice_rows_total", "Rows a block of a slice has seen.", append(slices.Clone(labels), "block", "direction")...),
+		"rejected": d("slice_rows_rejected_total", "Rows a block has rejected, by kind.", append(slices.Clone(labels), "block", "kind")...),
 		"deadline": d("deadline_seconds", "Seconds until the keeper's deadline."),
 	}}
 }
@@ -70,25 +73,27 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	states := map[keeper.State]int{keeper.StateRunning: 0, keeper.StateExited: 0}
 	for _, s := range all {
 		states[s.State]++
-		send("cpu", prometheus.CounterValue, s.Usage.CPU.Seconds(), s.Herd, s.Run, s.Slice)
-		send("memory", prometheus.GaugeValue, float64(s.Usage.Memory), s.Herd, s.Run, s.Slice)
-		send("peak", prometheus.GaugeValue, float64(s.Usage.MemoryPeak), s.Herd, s.Run, s.Slice)
-		c.rows(s, send)
+		of := []string{s.Herd, s.Run, s.Slice, strconv.FormatUint(s.Epoch, 10)}
+		send("cpu", prometheus.CounterValue, s.Usage.CPU.Seconds(), of...)
+		send("memory", prometheus.GaugeValue, float64(s.Usage.Memory), of...)
+		send("peak", prometheus.GaugeValue, float64(s.Usage.MemoryPeak), of...)
+		c.rows(s.ID, of, send)
 	}
 	for state, n := range states {
 		send("slices", prometheus.GaugeValue, float64(n), string(state))
 	}
 }
 
-func (c *collector) rows(s keeper.Slice, send func(string, prometheus.ValueType, float64, ...string)) {
+func (c *collector) rows(id string, of []string, send func(string, prometheus.ValueType, float64, ...string)) {
 	c.a.reporter.mu.Lock()
-	st := c.a.reporter.all[s.ID]
+	st := c.a.reporter.all[id]
 	c.a.reporter.mu.Unlock()
+	with := func(more ...string) []string { return slices.Concat(of, more) }
 	for block, n := range st.GetCounts() {
-		send("rows", prometheus.CounterValue, float64(n.In), s.Herd, s.Run, s.Slice, block, "in")
-		send("rows", prometheus.CounterValue, float64(n.Out), s.Herd, s.Run, s.Slice, block, "out")
+		send("rows", prometheus.CounterValue, float64(n.In), with(block, "in")...)
+		send("rows", prometheus.CounterValue, float64(n.Out), with(block, "out")...)
 		for kind, r := range n.Rejected {
-			send("rejected", prometheus.CounterValue, float64(r), s.Herd, s.Run, s.Slice, block, kind)
+			send("rejected", prometheus.CounterValue, float64(r), with(block, kind)...)
 		}
 	}
 }

@@ -65,7 +65,10 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 		return err
 	}
 	if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Hello{Hello: hello}}); err != nil {
-		return streamErr(stream, err)
+		if errors.Is(err, io.EOF) { // the stream is over, and this is why
+			_, err = stream.Recv()
+		}
+		return cmp.Or(context.Cause(ctx), err)
 	}
 	first, err := stream.Recv()
 	if err != nil {
@@ -82,14 +85,23 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 	var wg sync.WaitGroup
 	run := func(f func(context.Context) error) {
 		wg.Go(func() {
-			if err := f(ctx); err != nil {
+			// A Send says io.EOF when the stream is over, and receive learns why. To ask the
+			// stream here would take the answer away from receive, which waited for ever then:
+			// a stream has one reader (TestSessionEndsWithItsStream).
+			if err := f(ctx); err != nil && !errors.Is(err, io.EOF) {
 				cancel(err)
 			}
 		})
 	}
 	run(s.heartbeats)
 	run(s.reports)
-	run(s.receive)
+	run(func(ctx context.Context) error {
+		err := s.receive(ctx)
+		if errors.Is(err, io.EOF) {
+			err = errs.E(errs.Unavailable, "hold session", "the leader ended it")
+		}
+		return err
+	})
 	run(s.reconcile)
 	run(s.silence)
 	<-ctx.Done()
@@ -150,7 +162,7 @@ func (s *session) heartbeats(ctx context.Context) error {
 			hb.Healthy, hb.UnhealthyReason = false, err.Error()
 		}
 		if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Heartbeat{Heartbeat: hb}}); err != nil {
-			return streamErr(s.stream, err)
+			return err
 		}
 		select {
 		case <-tick.C:
@@ -222,7 +234,7 @@ func (s *session) reports(ctx context.Context) error {
 			rep.Slices = append(rep.Slices, st)
 		}
 		if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Status{Status: rep}}); err != nil {
-			return streamErr(s.stream, err)
+			return err
 		}
 	}
 }
@@ -322,15 +334,4 @@ func (a *Agent) hello(ctx context.Context) (*apiv1.Hello, error) {
 	h.Slices = a.reporter.snapshot()
 	a.reporter.poke()
 	return h, nil
-}
-
-// streamErr turns the io.EOF of a failed Send into the status that ended the stream.
-func streamErr(stream grpc.ClientStream, err error) error {
-	if !errors.Is(err, io.EOF) {
-		return err
-	}
-	if rerr := stream.RecvMsg(&apiv1.ControllerMessage{}); rerr != nil {
-		return rerr
-	}
-	return err
 }

@@ -65,7 +65,7 @@ func TestStuckSessionEndsTheAgent(t *testing.T) {
 	<-reached
 	select {
 	case what := <-told:
-		if !strings.Contains(what, "EOF") {
+		if !strings.Contains(what, "the leader ended it") {
 			t.Errorf("it says %q, and not why the session ends", what)
 		}
 	case err := <-over:

@@ -2,8 +2,10 @@ package apiserver
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -94,6 +96,7 @@ func (c *clusterService) RemoveMember(ctx context.Context, req *v1.RemoveMemberR
 func (c *clusterService) TransferLeadership(ctx context.Context, req *v1.TransferLeadershipRequest) (*v1.TransferLeadershipResponse, error) {
 	const op = "transfer leadership"
 	h := c.s.host
+	self := h.Barn.ID()
 	id := ""
 	if req.GetNode() != "" {
 		v, err := h.Barn.View(ctx, barn.Linearizable)
@@ -108,6 +111,15 @@ func (c *clusterService) TransferLeadership(ctx context.Context, req *v1.Transfe
 			return nil, errs.E(errs.NotFound, op, "there is no control node %q", req.GetNode()).WithField("node").WithHint("`runink cluster members` shows them")
 		}
 		id = n.RaftID
+	}
+	// A request that is repeated after it succeeded is answered by the leader it made, which
+	// must not hand the leadership on.
+	var from identity.Leadership
+	if err := h.Propose(ctx, identity.CmdLeadership, identity.Leadership{From: self, To: req.GetNode()}, req.GetRequestId(), &from); err != nil {
+		return nil, err
+	}
+	if id == self || from.From != self {
+		return &v1.TransferLeadershipResponse{}, nil
 	}
 	if err := h.Barn.TransferLeadership(ctx, id); err != nil {
 		return nil, err
@@ -150,21 +162,25 @@ func (c *clusterService) Restore(stream grpc.ClientStreamingServer[v1.RestoreChu
 	if err != nil {
 		return errs.E(errs.Invalid, "restore", "there is no snapshot in the request: %w", err)
 	}
-	if err := h.Barn.Restore(ctx, &chunkReader{head: first.GetData(), recv: func() ([]byte, error) {
+	if len(first.GetRequestId()) < 8 { // the first message alone has it
+		return errs.E(errs.Invalid, "restore", "at least 8 characters").WithField("request_id").WithHint("use a new request id for each request")
+	}
+	// Its audit record is applied to the snapshot: the audit log is as old as that.
+	record, err := json.Marshal(identity.Restored{By: h.Node})
+	if err != nil {
+		return errs.E(errs.Internal, "encode "+identity.CmdRestored, "%w", err)
+	}
+	done, err := h.Barn.Restore(ctx, &chunkReader{head: first.GetData(), recv: func() ([]byte, error) {
 		m, err := stream.Recv()
 		return m.GetData(), err
-	}}); err != nil {
-		return err
-	}
-	// The audit log is as old as the snapshot now: say in it what happened.
-	v, err := h.Barn.View(ctx, barn.Stale)
+	}}, barn.Command{
+		Kind: identity.CmdRestored, Version: 1, Payload: record, Principal: PrincipalFrom(ctx).String(),
+		RequestID: first.GetRequestId(), Time: time.Now(),
+	})
 	if err != nil {
 		return err
 	}
-	if err := h.Propose(ctx, identity.CmdRestored, identity.Restored{Index: v.Index()}, first.GetRequestId(), nil); err != nil {
-		return err
-	}
-	return stream.SendAndClose(&v1.RestoreResponse{Index: v.Index()})
+	return stream.SendAndClose(&v1.RestoreResponse{Index: done.Index})
 }
 
 // chunkReader reads a stream of messages.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"testing"
 	"time"
 
@@ -503,6 +504,89 @@ func TestLogsComeFromTheNode(t *testing.T) {
 		if _, err = s.Recv(); !errors.Is(err, errs.NotFound) {
 			t.Errorf("logs of an unknown slice: %v", err)
 		}
+	}
+}
+
+// Each attempt of a slice has a log of its own, which can be read while its node keeps it; who
+// follows a run gets all of each attempt that began since.
+func TestLogsOfEveryAttempt(t *testing.T) {
+	c := oneNode(t)
+	a := c.agent(c.nodes["n1"], newLiveSet())
+	a.log = func(r *v1.LogRequest) string {
+		if r.Stream == "stderr" {
+			return ""
+		}
+		return fmt.Sprintf("attempt %d\n", r.Key.Epoch)
+	}
+	release := make(chan struct{})
+	a.work = func(ctx context.Context, as *v1.SliceAssignment) simExit {
+		select {
+		case <-release:
+		case <-ctx.Done():
+		}
+		if as.Key.Epoch < 3 {
+			return simExit{exit: &v1.SliceExit{Reason: "oom"}}
+		}
+		return success(map[string]string{"out": "x\n"})
+	}
+	a.start()
+	id := c.submit(slicesPlan(1, plan.Requires{}, plan.Affinity{})).Id
+	read := func(req *v1.RunLogsRequest) (map[uint64]string, error) {
+		req.Id = id
+		s, err := c.runs().Logs(c.ctx(), req)
+		got := map[uint64]string{}
+		for err == nil {
+			var m *v1.RunLogChunk
+			if m, err = s.Recv(); err == nil {
+				if m.Offset != int64(len(got[m.Epoch])) {
+					t.Errorf("attempt %d: offset %d after %v", m.Epoch, m.Offset, got[m.Epoch])
+				}
+				got[m.Epoch] += string(m.Data)
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			err = nil
+		}
+		return got, err
+	}
+	c.eventually("the first attempt runs", func() error {
+		r, err := c.runs().Get(c.ctx(), &v1.GetRunRequest{Id: id})
+		if err == nil && r.State != "running" {
+			err = fmt.Errorf("the run is %s", r.State)
+		}
+		return err
+	})
+	var followed map[uint64]string
+	var followErr error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		followed, followErr = read(&v1.RunLogsRequest{Follow: true})
+	}()
+	close(release)
+	c.succeeded(id)
+	<-done
+	all := map[uint64]string{1: "attempt 1\n", 2: "attempt 2\n", 3: "attempt 3\n"}
+	// The follower may have come after the first attempt had ended, never after the last.
+	if followed[1] == "" {
+		followed[1] = all[1]
+	}
+	if followErr != nil || !maps.Equal(followed, all) {
+		t.Errorf("followed: %v, %v", followed, followErr)
+	}
+	for epoch, want := range all {
+		for _, follow := range []bool{false, true} {
+			got, err := read(&v1.RunLogsRequest{Epoch: epoch, Follow: follow})
+			if err != nil || !maps.Equal(got, map[uint64]string{epoch: want}) {
+				t.Errorf("attempt %d, follow %t: %v, %v", epoch, follow, got, err)
+			}
+		}
+	}
+	if got, err := read(&v1.RunLogsRequest{}); err != nil || !maps.Equal(got, map[uint64]string{3: all[3]}) {
+		t.Errorf("without an epoch: %v, %v", got, err)
+	}
+	if _, err := read(&v1.RunLogsRequest{Epoch: 4}); !errors.Is(err, errs.NotFound) {
+		t.Errorf("an attempt that never was: %v", err)
 	}
 }
 

@@ -194,15 +194,31 @@ func TestMembersThroughTheAPI(t *testing.T) {
 			to = n.name
 		}
 	}
-	if _, err := v1.NewClusterServiceClient(op).TransferLeadership(c.ctx(), &v1.TransferLeadershipRequest{Node: to}); err != nil {
-		t.Fatal(err)
+	ledBy := func(name string) {
+		t.Helper()
+		c.eventually("led by "+name, func() error {
+			if l := c.leader(); l == nil || l.name != name {
+				return fmt.Errorf("leader: %v", l)
+			}
+			return nil
+		})
 	}
-	c.eventually("led by "+to, func() error {
-		if l := c.leader(); l == nil || l.name != to {
-			return fmt.Errorf("leader: %v", l)
+	was := c.leader().name
+	for _, req := range []*v1.TransferLeadershipRequest{{RequestId: "transfer-1", Node: to}, {RequestId: "transfer-2"}} {
+		if _, err := v1.NewClusterServiceClient(op).TransferLeadership(c.ctx(), req); err != nil {
+			t.Fatal(err)
 		}
-		return nil
-	})
+		ledBy(to)
+		// The same request again, whose answer was lost say, does not move it on.
+		if _, err := v1.NewClusterServiceClient(op).TransferLeadership(c.ctx(), req); err != nil {
+			t.Fatal(err)
+		}
+		ledBy(to)
+		to = was
+	}
+	if got := c.audit(identity.CmdLeadership); len(got) != 2 {
+		t.Errorf("audit: %v", got)
+	}
 	gone.cancel()
 	<-gone.stopped
 	gone.err = nil
@@ -266,6 +282,17 @@ func TestSnapshotRestore(t *testing.T) {
 	}
 	if got := c.audit(identity.CmdRestored); len(got) != 1 {
 		t.Errorf("audit: %v", got)
+	}
+	// The same request again is answered, and restores nothing again.
+	put("later")
+	if err := restore(chunks); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := herds.Get(c.ctx(), &v1.GetHerdRequest{Name: "later"}); err != nil {
+		t.Errorf("a repeated restore undid what came after it: %v", err)
+	}
+	if got := c.audit(identity.CmdRestored); len(got) != 1 {
+		t.Errorf("audit after a repeated restore: %v", got)
 	}
 }
 

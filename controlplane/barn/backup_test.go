@@ -37,10 +37,28 @@ func TestRestoreReplacesTheClusterState(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if err := l.barn().Restore(t.Context(), bytes.NewReader(saved)); err != nil {
+	restore := cmd("put", "by=operator")
+	restore.Principal, restore.RequestID = "operator:me", "restore-1"
+	first, err := l.barn().Restore(t.Context(), bytes.NewReader(saved), restore)
+	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]string{"a": "1", "b": "1", "c": "(absent)"}
+	must(t, l.barn(), cmd("put", "a=1"))
+	must(t, l.barn(), cmd("put", "a=3"))
+	// The same request again restores nothing again, and has the same answer.
+	again, err := l.barn().Restore(t.Context(), bytes.NewReader(saved), restore)
+	if err != nil || again.Index != first.Index || !again.Replayed {
+		t.Errorf("repeated: %+v, %v; the first was %+v", again, err, first)
+	}
+	if got := get(t, l.barn(), "a", Linearizable); got != "3" {
+		t.Errorf("a = %s after a repeated restore", got)
+	}
+	must(t, l.barn(), cmd("put", "a=1"))
+	// What the command refuses is not restored.
+	if _, err := l.barn().Restore(t.Context(), bytes.NewReader(saved), cmd("reject", "a=9")); err == nil {
+		t.Error("a restore whose record is refused took place")
+	}
+	want := map[string]string{"a": "1", "b": "1", "c": "(absent)", "by": "operator"}
 	check := func(when string) {
 		t.Helper()
 		for _, n := range c.nodes {
@@ -90,7 +108,7 @@ func TestRestoreOfAnotherClustersBackup(t *testing.T) {
 	dir := t.TempDir()
 	b := single(t, testConfig(t, "n2", dir))
 	must(t, b, cmd("put", "own=1"))
-	if err := b.Restore(t.Context(), bytes.NewReader(saved)); err != nil {
+	if _, err := b.Restore(t.Context(), bytes.NewReader(saved), cmd("put", "by=operator")); err != nil {
 		t.Fatal(err)
 	}
 	must(t, b, cmd("put", "after=1"))
@@ -98,7 +116,7 @@ func TestRestoreOfAnotherClustersBackup(t *testing.T) {
 		t.Fatal(err)
 	}
 	b = single(t, testConfig(t, "n2", dir))
-	for k, want := range map[string]string{"k6": "293", "own": "(absent)", "after": "1"} {
+	for k, want := range map[string]string{"k6": "293", "own": "(absent)", "after": "1", "by": "operator"} {
 		if got := get(t, b, k, Linearizable); got != want {
 			t.Errorf("%s = %s, want %s", k, got, want)
 		}
@@ -124,7 +142,7 @@ func TestRestoreRefusesWhatIsNoBackup(t *testing.T) {
 		"trailing":   append(bytes.Clone(good), 0),
 		"huge value": append(bytes.Clone(good[:snapshotHeader]), 1, 'k', 0xff, 0xff, 0xff, 0xff, 0x7f),
 	} {
-		err := b.Restore(t.Context(), bytes.NewReader(data))
+		_, err := b.Restore(t.Context(), bytes.NewReader(data), cmd("put", "by=operator"))
 		if !errors.Is(err, errs.Corrupt) || errs.HintOf(err) == "" {
 			t.Errorf("%s: got %v", name, err)
 		}

@@ -97,7 +97,10 @@ func crashChild(dir string) error {
 			return err
 		}
 		fmt.Printf("restoring %d\n", len(val.Data))
-		if err := whileLeading(ctx, b, func() error { return b.Restore(ctx, bytes.NewReader(backup.Bytes())) }); err != nil {
+		if err := whileLeading(ctx, b, func() error {
+			_, err := b.Restore(ctx, bytes.NewReader(backup.Bytes()), cmd("put", "by=operator"))
+			return err
+		}); err != nil {
 			return err
 		}
 		fmt.Printf("length %d\n", len(val.Data))

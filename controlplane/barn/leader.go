@@ -220,6 +220,9 @@ func scaled(d time.Duration, scale float64) time.Duration {
 	return time.Duration(float64(d) * scale)
 }
 
+// ID is this replica's Raft id.
+func (b *Barn) ID() string { return b.id }
+
 // IsLeader says whether this replica leads and is ready, as far as it knows now.
 func (b *Barn) IsLeader() bool {
 	now, _ := b.leader.current()

@@ -2,7 +2,6 @@ package identity
 
 import (
 	"encoding/json"
-	"strconv"
 
 	"github.com/runink/runink/controlplane/barn"
 	"github.com/runink/runink/internal/errs"
@@ -23,6 +22,7 @@ const (
 	CmdKeyRevoke    = "identity.key_revoke"
 	CmdRefused      = "identity.refused"
 	CmdRestored     = "identity.restored"
+	CmdLeadership   = "identity.leadership"
 )
 
 // Options is what the handlers need of other owners of state.
@@ -49,6 +49,7 @@ func Register(reg *barn.Registry, o Options) {
 	reg.Handle(CmdKeyRevoke, 1, handler(keyRevoke))
 	reg.Handle(CmdRefused, 1, handler(refused))
 	reg.Handle(CmdRestored, 1, handler(restored))
+	reg.Handle(CmdLeadership, 1, handler(leadership))
 }
 
 // handler adapts a function of a typed payload and result, both JSON.
@@ -78,14 +79,27 @@ type Refusal struct {
 	Detail map[string]string `json:"detail,omitempty"`
 }
 
-// Restored is the payload of CmdRestored, the first command after a restore.
+// Restored is the payload of CmdRestored, which is applied to a backup as it is restored.
 type Restored struct {
-	Index uint64 `json:"index"` // of the snapshot
+	By string `json:"by"` // the control node
 }
 
 func restored(tx *barn.Tx, _ barn.Meta, p Restored) (struct{}, error) {
-	tx.Audit(map[string]string{"index": strconv.FormatUint(p.Index, 10)})
+	tx.Audit(map[string]string{"by": p.By})
 	return struct{}{}, nil
+}
+
+// Leadership is the payload and the answer of CmdLeadership: the record of who asked for
+// another leader, made before the leadership is handed on. To a repeated request the answer
+// says who led when it was made.
+type Leadership struct {
+	From string `json:"from"`         // Raft id of the replica that was asked
+	To   string `json:"to,omitempty"` // node; empty: any voter
+}
+
+func leadership(tx *barn.Tx, _ barn.Meta, p Leadership) (Leadership, error) {
+	tx.Audit(map[string]string{"from": p.From, "to": p.To})
+	return p, nil
 }
 
 // refused changes nothing: its audit record is the point. It is rejected, so that the

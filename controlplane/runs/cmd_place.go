@@ -196,9 +196,13 @@ func (h Hooks) placeSlice(tx *barn.Tx, spec *Spec, g *placedGroup, as scheduler.
 	if err := takePlace(tx, as.Node, spec.ID, as.Slice, p); err != nil {
 		return err
 	}
+	pending, _, err := load[SliceState](tx, sliceKey(spec.ID, as.Slice))
+	if err != nil {
+		return err
+	}
 	return store(tx, sliceKey(spec.ID, as.Slice), SliceState{
 		Region: g.Region, Epoch: g.Epoch, Phase: SliceAssigned,
-		Node: as.Node, Boot: ns.Boot, Address: p.Address,
+		Node: as.Node, Boot: ns.Boot, Address: p.Address, Former: pending.Former,
 	})
 }
 

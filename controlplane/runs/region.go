@@ -184,8 +184,7 @@ func (a *attempts) buried(region int, all []namedSlice) error {
 		for _, p := range s.Parts {
 			artifacts.Unref(a.tx, p.Digest, a.run)
 		}
-		next := SliceState{Region: region, Epoch: r.Epoch, Phase: SlicePending}
-		if err := store(a.tx, sliceKey(a.run, s.name), next); err != nil {
+		if err := store(a.tx, sliceKey(a.run, s.name), s.again(r.Epoch)); err != nil {
 			return err
 		}
 	}

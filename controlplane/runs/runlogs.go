@@ -20,8 +20,11 @@ const logRetry = 200 * time.Millisecond
 // come. With follow it returns when the run is final and all was sent; without, it sends
 // what is stored now.
 //
-// Errors: NotFound (run, slice, or a log that its node no longer keeps); Unavailable (the
-// node that keeps the log is away, and follow is off).
+// An epoch asks for that attempt alone. With follow and without an epoch, the newest attempt
+// and those after it are read, each to its end.
+//
+// Errors: NotFound (run, slice, attempt, or a log that its node no longer keeps); Unavailable
+// (the node that keeps the log is away, and follow is off).
 func (m *Manager) Logs(ctx context.Context, req *apiv1.RunLogsRequest, send func(*apiv1.RunLogChunk) error) error {
 	const op = "read logs"
 	t, err := m.leading(op)
@@ -73,7 +76,7 @@ type runLog struct {
 
 func (l *runLog) copy(ctx context.Context) error {
 	var at int64
-	var reading uint64 // epoch that at belongs to
+	reading := l.epoch // the attempt that at belongs to
 	for {
 		v, err := l.t.m.stale(ctx)
 		if err != nil {
@@ -87,20 +90,31 @@ func (l *runLog) copy(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if l.epoch != 0 && s.Epoch != l.epoch {
-			return errs.E(errs.NotFound, "read logs", "slice %s is at epoch %d; logs of %d are not kept", l.slice, s.Epoch, l.epoch).WithField("epoch")
+		if reading == 0 {
+			reading = s.Epoch
 		}
-		if s.Epoch != reading {
-			reading, at = s.Epoch, 0
+		node, former, ok := s.attempt(reading)
+		if !ok {
+			return errs.E(errs.NotFound, "read logs", "slice %s had no attempt %d on a node, or it is too long ago; the newest is %d", l.slice, reading, s.Epoch).
+				WithField("epoch").WithHint("runink ps %s", l.run)
 		}
-		over := s.Phase == SliceExited || st.Final()
-		if s.Node != "" {
-			at, err = l.t.readLog(ctx, s.Node, &apiv1.SliceKey{Run: l.run, Slice: l.slice, Epoch: s.Epoch}, l.stream, at, l.follow, func(c *apiv1.LogChunk) error {
-				return l.send(&apiv1.RunLogChunk{Slice: l.slice, Epoch: s.Epoch, Stream: l.stream, Data: c.Data, Offset: c.Offset})
+		over := former || s.Phase == SliceExited || st.Final()
+		if node != "" {
+			at, err = l.t.readLog(ctx, node, &apiv1.SliceKey{Run: l.run, Slice: l.slice, Epoch: reading}, l.stream, at, l.follow && !former, func(c *apiv1.LogChunk) error {
+				return l.send(&apiv1.RunLogChunk{Slice: l.slice, Epoch: reading, Stream: l.stream, Data: c.Data, Offset: c.Offset})
 			})
+			away := errors.Is(err, errs.Unavailable) || errors.Is(err, errs.NotFound)
+			if former && l.epoch == 0 && (err == nil || away) {
+				// It was being followed when the next attempt began. What could not be read of it
+				// now is lost with its node, or older than the node keeps.
+				reading, at = s.following(reading), 0
+				continue
+			}
 			waits := errors.Is(err, errs.Unavailable) || errors.Is(err, errs.NotFound) && !over
 			switch {
-			case err == nil && over && (st.Final() || s.Exit != nil && s.Exit.Reason == ExitSuccess):
+			case err == nil && former:
+				return nil
+			case err == nil && over && (st.Final() || l.epoch != 0 || s.Exit != nil && s.Exit.Reason == ExitSuccess):
 				return nil
 			case err != nil && (!l.follow || !waits || st.Final()):
 				return err

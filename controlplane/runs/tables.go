@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -226,6 +227,52 @@ type SliceState struct {
 	Exit    *Exit            `json:"exit,omitempty"`
 	Counts  map[string]Count `json:"counts,omitempty"`
 	Parts   []Part           `json:"parts,omitempty"`
+	// Former are the attempts before this one that had a place, oldest first, at most keepFormer.
+	Former []Former `json:"former,omitempty"`
+}
+
+// Former is where an earlier attempt of a slice was placed: its logs are there.
+type Former struct {
+	Epoch uint64 `json:"epoch"`
+	Node  string `json:"node"`
+}
+
+// keepFormer bounds SliceState.Former. Retries that count are few; lost nodes and drains may
+// add more.
+const keepFormer = 64
+
+// again is the state of the slice's next attempt.
+func (s *SliceState) again(epoch uint64) SliceState {
+	next := SliceState{Region: s.Region, Epoch: epoch, Phase: SlicePending, Former: slices.Clone(s.Former)}
+	if s.Node != "" {
+		next.Former = append(next.Former, Former{s.Epoch, s.Node})
+	}
+	next.Former = next.Former[max(0, len(next.Former)-keepFormer):]
+	return next
+}
+
+// attempt says where the attempt of an epoch was placed; former: it is not the present one. A
+// present attempt without a place has node "".
+func (s *SliceState) attempt(epoch uint64) (node string, former, ok bool) {
+	if epoch == s.Epoch {
+		return s.Node, false, true
+	}
+	for _, f := range s.Former {
+		if f.Epoch == epoch {
+			return f.Node, true, true
+		}
+	}
+	return "", false, false
+}
+
+// following is the first attempt after epoch that had a place, or the present one.
+func (s *SliceState) following(epoch uint64) uint64 {
+	for _, f := range s.Former {
+		if f.Epoch > epoch {
+			return f.Epoch
+		}
+	}
+	return s.Epoch
 }
 
 // Exit is how an attempt ended.

@@ -21,8 +21,6 @@ import (
 // root is the repository.
 var root = filepath.Join("..", "..")
 
-const capture = "switch.pcap"
-
 // shared is the cluster of all tests, booted by the first that asks.
 var shared struct {
 	once sync.Once
@@ -78,7 +76,7 @@ func boot() (*harness.Cluster, error) {
 	defer cancel()
 	start := time.Now()
 	c, err := harness.New(ctx, harness.Config{
-		Dir: shared.dir, Bin: bin, Image: image, Nodes: 3, Spare: 1, Record: capture, Words: armed,
+		Dir: shared.dir, Bin: bin, Image: image, Nodes: 3, Spare: 1, Words: armed,
 		Progress: func(s string) { fmt.Printf("[%5.1f s] %s\n", time.Since(start).Seconds(), s) },
 	})
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/runink/runink/tools/operator"
 )
 
 // demonstration is one `make qemu-cluster`, of one node, in a folder of its own.
@@ -175,14 +177,42 @@ func (d *demonstration) awaitProcesses(ctx context.Context, n int) {
 	}
 }
 
-// TestDownTwice ends a cluster that is up, and then ends it again.
-func TestDownTwice(t *testing.T) {
+// TestUpAndDown brings a cluster up as `make qemu-cluster` does, with a worker beside the
+// control nodes, reads what that printed, and ends it, twice.
+func TestUpAndDown(t *testing.T) {
 	d := newDemonstration(t)
-	if b, err := d.command("up", "-nodes", "1", "-example", "").CombinedOutput(); err != nil {
+	b, err := d.command("up", "-nodes", "4").CombinedOutput()
+	if err != nil {
 		t.Fatalf("%v\n%s", err, b)
 	}
+	at := 0
+	for _, want := range []string{
+		"n1: cluster founded", "n4: ready", // in the order in which a reader wants them
+		"running examples/flights/flights.dsl", ": running on n", ": succeeded",
+		"Where each slice ran", "join-airport", "success",
+		"The first rows of the result", `"origin":"JFK"`,
+		"Rejected rows, by reason", "airports  contract  1336", "flights   contract  3",
+		"Lineage", "late.jsonl  18 rows", "JoinAirport (step)  19997 rows", "airports.csv  2040 rows",
+		"Go on with:", "bin/runink node list", "make qemu-down",
+	} {
+		i := bytes.Index(b[at:], []byte(want))
+		if i < 0 {
+			t.Fatalf("%q is not printed, or not after what comes before it:\n%s", want, b)
+		}
+		at += i + len(want)
+	}
+	cli := operator.CLI{Bin: filepath.Join(root, "bin", "runink"), Config: filepath.Join(d.dir, "operator", "config.json")}
+	var list struct {
+		Nodes []struct{ Name, Role, State string }
+	}
+	if err := cli.JSON(t.Context(), &list, "node", "list"); err != nil {
+		t.Fatal(err)
+	}
+	if len(list.Nodes) != 4 || list.Nodes[3].Role != "worker" || list.Nodes[3].State != "ready" {
+		t.Errorf("nodes are %+v; a fourth, which only works, is expected", list.Nodes)
+	}
 	procs, sockets := d.mine()
-	if len(procs) < 2 {
+	if len(procs) < 5 {
 		t.Errorf("the cluster is up, and these are its processes: %q", procs)
 	}
 	if b, err := d.command("up", "-nodes", "1").CombinedOutput(); err == nil || !strings.Contains(string(b), "make qemu-down") {

@@ -89,13 +89,16 @@ func TestLeaderPowerCutDuringRun(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+			// Acknowledged just before the cut, and after it.
+			early, late := fmt.Sprintf("before-%d", seed), fmt.Sprintf("during-%d", seed)
 			other := startBystander(ctx, t, c, c.Names()[(seed+1)%uint64(len(c.Names()))])
 			defer other.stop(ctx, t, c)
-			id, before, epoch := cutLeader(ctx, t, c, dsl, sinks, pause)
-
-			// An acknowledged write, while the node is gone: it must be there afterwards.
-			name := fmt.Sprintf("during-%d", seed)
-			if _, err := c.CLI.Run(ctx, "herd", "put", name); err != nil {
+			id, before, epoch := cutLeader(ctx, t, c, dsl, sinks, pause, func() {
+				if _, err := c.CLI.Run(ctx, "herd", "put", early); err != nil {
+					t.Fatal(err)
+				}
+			})
+			if _, err := c.CLI.Run(ctx, "herd", "put", late); err != nil {
 				t.Fatal(err)
 			}
 			if kept.run != "" {
@@ -107,8 +110,10 @@ func TestLeaderPowerCutDuringRun(t *testing.T) {
 			verify(ctx, t, c, id)
 			kept.run = id
 			ready(ctx, t, c, before, mark)
-			if _, err := c.CLI.Run(ctx, "herd", "get", name); err != nil {
-				t.Errorf("an acknowledged write is lost: %v", err)
+			for _, name := range []string{early, late} {
+				if _, err := c.CLI.Run(ctx, "herd", "get", name); err != nil {
+					t.Errorf("an acknowledged write is lost: %v", err)
+				}
 			}
 			other.works(ctx, t, c)
 		})
@@ -146,7 +151,7 @@ func (b *bystander) works(ctx context.Context, t *testing.T, c *harness.Cluster)
 		}
 		return strings.Count(out, "waiting\n")
 	}
-	for before := lines(); lines() == before; {
+	for before := lines(); lines() <= before; {
 		select {
 		case <-ctx.Done():
 			t.Fatalf("the slice on %s prints nothing more: %v", b.node, ctx.Err())
@@ -183,9 +188,9 @@ func exampleOf(t *testing.T, herd string) (dsl string) {
 	return dsl
 }
 
-// cutLeader submits the example and cuts the leader's power at the moment named. A run that
-// committed before it was seen there proves nothing; another is submitted.
-func cutLeader(ctx context.Context, t *testing.T, c *harness.Cluster, dsl string, sinks []string, pause time.Duration) (id, node, epoch string) {
+// cutLeader submits the example and cuts the leader's power at the moment named, right after
+// last returned. A run that committed before it was seen there proves nothing; another is submitted.
+func cutLeader(ctx context.Context, t *testing.T, c *harness.Cluster, dsl string, sinks []string, pause time.Duration, last func()) (id, node, epoch string) {
 	t.Helper()
 	for range 4 {
 		out, err := c.CLI.Run(ctx, "run", dsl)
@@ -200,6 +205,7 @@ func cutLeader(ctx context.Context, t *testing.T, c *harness.Cluster, dsl string
 		})
 		node := leader(ctx, t, c)
 		time.Sleep(pause) // chosen by the seed: where in the window the power goes
+		last()
 		r, err := ps(ctx, c, id)
 		if err != nil {
 			t.Fatal(err)
@@ -258,6 +264,7 @@ func TestWipedNodeWaits(t *testing.T) {
 	c := demo(t)
 	ctx := limit(t, c, 2*time.Minute)
 	m := c.Machine("n1")
+	before := clusterID(ctx, t, c)
 	m.PowerCut()
 	if err := os.Remove(m.Disk(0)); err != nil {
 		t.Fatal(err)
@@ -269,12 +276,97 @@ func TestWipedNodeWaits(t *testing.T) {
 	}
 	// Even the operator's own command, typed again, founds nothing.
 	var ee *operator.Error
-	if err := c.Bootstrap(ctx, fp); !errors.As(err, &ee) {
+	if err := c.Bootstrap(ctx, fp); !errors.As(err, &ee) || !strings.Contains(ee.Stderr, "was founded on node n1") {
 		t.Fatalf("bootstrap of a wiped node: %v; a refusal is expected", err)
+	}
+	// It goes on waiting while the others are the cluster, and tells nobody of another one.
+	if now := clusterID(ctx, t, c); now != before {
+		t.Errorf("the cluster was %s and is %s", before, now)
+	}
+	for _, l := range m.Console.Since(mark) {
+		if strings.Contains(l.Text, "status agent: ready") || strings.Contains(l.Text, "replica of cluster") {
+			t.Errorf("the wiped node says: %s", l.Text)
+		}
 	}
 	m.PowerCut()
 	// It comes back as any other node does: with a token.
 	if err := c.Rejoin(ctx, "n1"); err != nil {
 		t.Fatal(err)
+	}
+	if now := clusterID(ctx, t, c); now != before {
+		t.Errorf("the cluster was %s and is %s", before, now)
+	}
+}
+
+// clusterID is the identity a cluster was given when it was founded.
+func clusterID(ctx context.Context, t *testing.T, c *harness.Cluster) string {
+	t.Helper()
+	var st struct {
+		ID string `json:"cluster_id"`
+	}
+	if err := c.CLI.JSON(ctx, &st, "cluster", "status"); err != nil {
+		t.Fatal(err)
+	}
+	if st.ID == "" {
+		t.Fatal("the cluster has no id")
+	}
+	return st.ID
+}
+
+// A node is drained: its work goes on elsewhere, from its beginning and with the output it
+// would have had, the node gets no more, and does once it is resumed.
+func TestDrainMovesWork(t *testing.T) {
+	c := demo(t)
+	ctx := limit(t, c, time.Minute)
+	const herd = "drained"
+	if _, err := c.CLI.Run(ctx, "herd", "put", herd); err != nil {
+		t.Fatal(err)
+	}
+	id, err := start(ctx, c, bundled(ctx, t, c, "exits"), herd, untilIn(c.Scaled(10*time.Second)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := until(ctx, t, c, id, "a slice", func(r *runState) bool { return r.State == "running" })
+	was := r.Regions[0].Slices[0].Node
+	if _, err := c.CLI.Run(ctx, "node", "drain", was, "--reason", "test"); err != nil {
+		t.Fatal(err)
+	}
+	state := func() string {
+		for _, n := range nodes(ctx, t, c) {
+			if n.Name == was {
+				return n.State
+			}
+		}
+		return ""
+	}
+	resume := func() {
+		if _, err := c.CLI.Run(ctx, "node", "resume", was); err != nil {
+			t.Error(err)
+		}
+	}
+	defer func() {
+		if s := state(); s != "ready" {
+			resume()
+		}
+	}()
+	r = until(ctx, t, c, id, "another node", func(r *runState) bool {
+		return r.State == "running" && r.Regions[0].Slices[0].Node != was
+	})
+	for state() != "drained" {
+		select {
+		case <-ctx.Done():
+			t.Fatalf("node %s is %s", was, state())
+		case <-time.After(300 * time.Millisecond): // a poll, not an assertion
+		}
+	}
+	until(ctx, t, c, id, "success", finished)
+	thrice(ctx, t, c, id)
+	all := lives(c, id)
+	if len(all) != 4 || all[0].node != was || all[1].started || all[2].node == was || all[1].at > all[2].at {
+		t.Errorf("one attempt on %s, then one elsewhere, is expected: %+v", was, all)
+	}
+	resume()
+	if s := state(); s != "ready" {
+		t.Errorf("the node is %s after it was resumed", s)
 	}
 }

@@ -174,18 +174,40 @@ func nodes(ctx context.Context, t *testing.T, c *harness.Cluster) []node {
 
 const victimWord = "the-victims-own-word"
 
+// ownFile is where a slice finds its secret probe/file.
+const ownFile = "/secrets/probe.file"
+
+// secretOf is a herd's value of one of the probe's secrets.
+func secretOf(herd, name string) string { return "secret-" + name + "-of-" + herd }
+
+// herdOf makes a herd with the secrets that slice there is given.
+func herdOf(ctx context.Context, t *testing.T, c *harness.Cluster, herd string) {
+	t.Helper()
+	if _, err := c.CLI.Run(ctx, "herd", "put", herd); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"variable", "file"} {
+		value := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(value, []byte(secretOf(herd, name)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.CLI.Run(ctx, "secret", "put", "--herd", herd, "--file", value, "probe/"+name); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // victim starts a run of another herd that goes on for good, on n2, and makes the controls:
 // what its neighbour and itself may do, an attacker must not.
 func (p *probe) victim(ctx context.Context, t *testing.T, c *harness.Cluster) (run, address string) {
 	t.Helper()
-	if _, err := c.CLI.Run(ctx, "herd", "put", "victims"); err != nil {
-		t.Fatal(err)
-	}
+	herdOf(ctx, t, c, "victims")
 	run = p.run(ctx, t, c, "victims",
 		order{"here", "peer"},
 		order{"there", "serve=" + victimWord},
 		order{"there", "self"},
 		order{"there", "abstract=" + attempts.AbstractName + " read=" + attempts.SecretFile + " " + grepFor(victimWord)},
+		order{"there", grepFor(secretOf("victims", "variable")) + " " + grepFor(secretOf("victims", "file"))},
 		order{"there", "hold"})
 	until(ctx, t, c, run, "the victim", func(r *runState) bool { return r.State == "running" })
 	ticks(ctx, t, c, run, 2)
@@ -202,6 +224,9 @@ func (p *probe) victim(ctx context.Context, t *testing.T, c *harness.Cluster) (r
 		{there, "abstract=" + attempts.AbstractName},
 		{there, "read=" + attempts.SecretFile},
 		{there, grepFor(victimWord)},
+		// Its secrets are with it, one as a variable and one as a file.
+		{there, grepFor(secretOf("victims", "variable"))},
+		{there, grepFor(secretOf("victims", "file"))},
 	} {
 		if r, ok := control.said[control.try]; !ok || !r.OK {
 			t.Errorf("control %s: %+v", control.try, r)
@@ -236,6 +261,8 @@ func hostPort(host string, port int) string { return net.JoinHostPort(host, fmt.
 //   - nodes at their overlay addresses, and UDP: open in a slice's network without the
 //     policy (TestVMDefaultDeny, TestVMIsolation); the attempt itself is shown by
 //     TestVMAttemptsWithArguments.
+//   - secrets: the victim finds its own, as a variable and as a file, and the attacker has its
+//     herd's in the slice that names them, and not in those beside it.
 //   - the other herd's slice: its DAG neighbour and itself do the same (victim).
 //   - writing: /tmp is writable, in the same slice.
 //
@@ -246,9 +273,7 @@ func TestWaysOutOfASlice(t *testing.T) {
 	p := buildProbe(ctx, t, c)
 	victim, address := p.victim(ctx, t, c)
 	defer p.stop(ctx, t, c, victim)
-	if _, err := c.CLI.Run(ctx, "herd", "put", "attackers"); err != nil {
-		t.Fatal(err)
-	}
+	herdOf(ctx, t, c, "attackers")
 
 	var orders []order
 	guards := map[string]string{}
@@ -278,11 +303,16 @@ func TestWaysOutOfASlice(t *testing.T) {
 		"reach="+hostPort(address, attempts.VictimPort),
 		"udp="+hostPort(address, attempts.VictimPort))
 	dial("no egress", "reach="+hostPort(uplinkGateway, 53), "udp="+hostPort(uplinkGateway, 53))
-	grep := grepFor(victimWord)
-	guards[grep], guards["abstract="+attempts.AbstractName], guards["read="+attempts.SecretFile] = "mounts of its own", "network namespace", "a /tmp of its own"
+	guards["abstract="+attempts.AbstractName], guards["read="+attempts.SecretFile] = "network namespace", "a /tmp of its own"
+	var greps []string
+	for _, word := range []string{victimWord, secretOf("victims", "variable"), secretOf("victims", "file")} {
+		greps = append(greps, grepFor(word))
+		guards[grepFor(word)] = "mounts and processes of its own"
+	}
 	const allowed = "write=/tmp/allowed"
 	orders = append(orders, order{"all", strings.Join(dials, " ")}, order{"all", "abstract=" + attempts.AbstractName},
-		order{"all", "read=" + attempts.SecretFile}, order{"all", grep}, order{"all", allowed})
+		order{"all", "read=" + attempts.SecretFile}, order{"all", strings.Join(greps, " ")}, order{"all", allowed},
+		order{"all", "read=" + ownFile})
 
 	run := p.run(ctx, t, c, "attackers", orders...)
 	until(ctx, t, c, run, "the attacks", func(r *runState) bool { return r.State == "running" || finished(r) })
@@ -310,6 +340,13 @@ func TestWaysOutOfASlice(t *testing.T) {
 		if r := got[allowed]; !r.OK {
 			t.Errorf("%s: control %s: %+v", slice, allowed, r)
 		}
+		// The slice whose step names the secret has its own herd's, its neighbours have none.
+		switch r := got["read="+ownFile]; {
+		case slice == "there" && (!r.OK || r.Got != secretOf("attackers", "file")):
+			t.Errorf("control: %s reads its secret: %+v", slice, r)
+		case slice != "there" && r.OK:
+			t.Errorf("%s reads a secret of another slice: %+v", slice, r)
+		}
 	}
 	// Nobody noticed.
 	ticks(ctx, t, c, victim, ticks(ctx, t, c, victim, 0)+2)
@@ -329,9 +366,7 @@ func TestExcessIsReportedAndHarmsNobody(t *testing.T) {
 	p := buildProbe(ctx, t, c)
 	victim, _ := p.victim(ctx, t, c)
 	defer p.stop(ctx, t, c, victim)
-	if _, err := c.CLI.Run(ctx, "herd", "put", "attackers"); err != nil {
-		t.Fatal(err)
-	}
+	herdOf(ctx, t, c, "attackers")
 	before := nodes(ctx, t, c)
 	cases := []struct{ do, reported string }{
 		{"forkbomb", "slice there: too many processes"},

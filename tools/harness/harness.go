@@ -39,7 +39,6 @@ type Config struct {
 	Nodes  int    // 1 to 9; the first three are control+worker, the rest workers
 	Spare  int    // machines beyond the nodes, named on from them, that stay off; 9 in all
 	Memory int64  // bytes of each, default 1 GiB
-	Record string // pcap file in Dir, "" none
 	// Words are added to a node's kernel command line; nil: none.
 	Words func(node string, timeScale float64) string
 	// Progress hears each step, one line.
@@ -83,7 +82,7 @@ func New(ctx context.Context, cfg Config) (*Cluster, error) {
 	c.Cluster, err = qemu.NewCluster(qemu.ClusterConfig{
 		Names: machines, Dir: cfg.Dir, Accel: qemu.ProbeAccel(ctx),
 		Kernel: filepath.Join(cfg.Image, "vmlinuz"), Initrd: filepath.Join(cfg.Image, "initramfs.cpio.zst"),
-		Cmdline: c.commandLine, CPUs: 2, Memory: cfg.Memory, DiskBytes: 2 << 30, Record: cfg.Record, Log: cfg.Log,
+		Cmdline: c.commandLine, CPUs: 2, Memory: cfg.Memory, DiskBytes: 2 << 30, Log: cfg.Log,
 	})
 	if err != nil {
 		return nil, err

@@ -658,6 +658,7 @@ func (*RemoveMemberResponse) Descriptor() ([]byte, []int) {
 type TransferLeadershipRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // empty: any up-to-date voter
+	RequestId     string                 `protobuf:"bytes,2,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -695,6 +696,13 @@ func (*TransferLeadershipRequest) Descriptor() ([]byte, []int) {
 func (x *TransferLeadershipRequest) GetNode() string {
 	if x != nil {
 		return x.Node
+	}
+	return ""
+}
+
+func (x *TransferLeadershipRequest) GetRequestId() string {
+	if x != nil {
+		return x.RequestId
 	}
 	return ""
 }
@@ -1530,9 +1538,11 @@ const file_runink_v1_cluster_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\bR\trequestId\x12\x1b\n" +
 	"\x04node\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04node\"\x16\n" +
-	"\x14RemoveMemberResponse\"/\n" +
+	"\x14RemoveMemberResponse\"W\n" +
 	"\x19TransferLeadershipRequest\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\"\x1c\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12&\n" +
+	"\n" +
+	"request_id\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\bR\trequestId\"\x1c\n" +
 	"\x1aTransferLeadershipResponse\"\x11\n" +
 	"\x0fSnapshotRequest\"#\n" +
 	"\rSnapshotChunk\x12\x12\n" +

@@ -13,7 +13,7 @@ Feature: Ways out of a slice
     @requires(cpu=0.4, memory="128Mi", label=["node=n3"])
     When it is done on one node
 
-    @step("There", on_error=fail)
+    @step("There", on_error=fail) @secret("probe/variable", as="env:PROBE") @secret("probe/file", as="file")
     @requires(cpu=0.4, memory="128Mi", label=["node=n2"])
     And on another
 
