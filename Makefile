@@ -7,6 +7,8 @@ export PATH := $(CURDIR)/build/bin:$(PATH)
 BUF := github.com/bufbuild/buf/cmd/buf@v1.75.0
 PROTOC_GEN_GO := google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
 PROTOC_GEN_GO_GRPC := google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.0
+GRPC_GATEWAY := github.com/grpc-ecosystem/grpc-gateway/v2
+GRPC_GATEWAY_VERSION := v2.32.0
 GOFUMPT := mvdan.cc/gofumpt@v0.12.0
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.1.4
@@ -24,7 +26,7 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Debian packages that building and testing need, beside Go, git, gcc and make.
-PACKAGES := qemu-system-x86 iproute2 nftables e2fsprogs wireguard-tools
+PACKAGES := curl qemu-system-x86 iproute2 nftables e2fsprogs wireguard-tools
 
 .PHONY: setup
 setup: ## install what is missing (Debian packages, Go modules)
@@ -73,7 +75,7 @@ ALLTAGS := -tags vm,cluster
 
 .PHONY: check
 check: build/bin/gofumpt build/bin/staticcheck generated ## gofumpt, vet, staticcheck, import matrix, generated code, licences, known vulnerabilities
-	@echo "== gofumpt"; out=$$(git ls-files '*.go' | grep -v '\.pb\.go$$' | xargs gofumpt -l); \
+	@echo "== gofumpt"; out=$$(git ls-files '*.go' | grep -vE '\.pb(\.gw)?\.go$$' | xargs gofumpt -l); \
 	  if [ -n "$$out" ]; then echo "not formatted:"; echo "$$out"; exit 1; fi
 	@if git grep -n -E '^//go:build.*!' -- '*.go'; then echo "these are not checked with all tags"; exit 1; fi
 	@echo "== vet"; go vet $(ALLTAGS) ./...
@@ -90,10 +92,11 @@ generated: generate ## generate again and compare with what is committed
 	@git diff --exit-code -- api || { echo "generated code differs: commit what 'make generate' wrote"; exit 1; }
 
 .PHONY: generate
-generate: build/bin/buf build/bin/protoc-gen-go build/bin/protoc-gen-go-grpc ## write generated code again
+generate: build/bin/buf build/bin/protoc-gen-go build/bin/protoc-gen-go-grpc build/bin/protoc-gen-grpc-gateway build/bin/protoc-gen-openapiv2 ## write generated code again
 	go run ./tools/protodeps build/protodeps
 	buf lint
 	buf generate
+	go run ./tools/openapi build/openapi/runink.swagger.json api/runink/v1/openapi.json
 
 build/bin/buf:
 	@mkdir -p build/bin
@@ -104,6 +107,9 @@ build/bin/protoc-gen-go:
 build/bin/protoc-gen-go-grpc:
 	@mkdir -p build/bin
 	GOBIN=$(CURDIR)/build/bin go install $(PROTOC_GEN_GO_GRPC)
+build/bin/protoc-gen-grpc-gateway build/bin/protoc-gen-openapiv2:
+	@mkdir -p build/bin
+	GOBIN=$(CURDIR)/build/bin go install $(GRPC_GATEWAY)/$(notdir $@)@$(GRPC_GATEWAY_VERSION)
 build/bin/gofumpt:
 	@mkdir -p build/bin
 	GOBIN=$(CURDIR)/build/bin go install $(GOFUMPT)

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 
+	"github.com/runink/runink/controlplane/apiserver/rest"
 	"github.com/runink/runink/controlplane/barn"
 	"github.com/runink/runink/controlplane/identity"
 	"github.com/runink/runink/internal/errs"
@@ -26,6 +27,11 @@ const (
 	mdExpired       = "runink-expired"   // its certificate had expired
 	mdAuthorization = "authorization"
 )
+
+// private are the metadata that no handler sees.
+func private() []string {
+	return []string{mdPrincipal, mdKey, mdExpired, mdAuthorization, rest.CertificateKey}
+}
 
 // authenticator says who calls. Chains are judged at the handshake (verifyConnection);
 // records, which change while a connection lives, at every RPC.
@@ -81,8 +87,15 @@ func (a *authenticator) caller(ctx context.Context, md metadata.MD) (p Principal
 	if !ok {
 		return Principal{}, true, errs.E(errs.Internal, op, "an RPC without a connection")
 	}
-	info, ok := pr.AuthInfo.(credentials.TLSInfo)
-	if !ok {
+	var certs []*x509.Certificate
+	switch info := pr.AuthInfo.(type) {
+	case credentials.TLSInfo:
+		certs = info.State.PeerCertificates
+	case inMemory:
+		if certs, err = shown(md); err != nil {
+			return Principal{}, true, err
+		}
+	default:
 		return Principal{}, true, errs.E(errs.Unauthenticated, op, "the connection is not TLS")
 	}
 	r, err := a.view()
@@ -90,7 +103,7 @@ func (a *authenticator) caller(ctx context.Context, md metadata.MD) (p Principal
 		return Principal{}, true, err
 	}
 	self := Principal{}
-	if certs := info.State.PeerCertificates; len(certs) > 0 {
+	if len(certs) > 0 {
 		if self, err = a.holder(certs, time.Now()); err != nil {
 			return Principal{}, true, err
 		}

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/grpc"
 
 	v1 "github.com/runink/runink/api/runink/v1"
+	"github.com/runink/runink/controlplane/apiserver/rest"
 	"github.com/runink/runink/controlplane/barn"
 	"github.com/runink/runink/internal/apiclient"
 	"github.com/runink/runink/internal/nodecfg"
@@ -34,6 +35,7 @@ type testCluster struct {
 	operCert *x509.Certificate
 	nodes    map[string]*testNode
 	ext      []Extension
+	tuneHTTP func(*rest.Limits)
 	timeout  time.Duration
 	recovery string
 }
@@ -118,6 +120,7 @@ func (c *testCluster) start(n *testNode) {
 			// A busy machine's disk may take seconds; no test here is about that.
 			b.SegmentSize, b.DiskPatience = 1<<20, c.timeout
 		},
+		TuneHTTP: c.tuneHTTP,
 		Status: func(s nodecfg.Status) {
 			n.mu.Lock()
 			defer n.mu.Unlock()

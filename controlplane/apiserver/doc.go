@@ -10,6 +10,7 @@
 //     from control nodes only.
 //   - The role may call the RPC (policy.go), and a herd's key stays in its herd.
 //   - The request holds its constraints. Only then does a handler see it.
+//   - Over HTTP (package rest) an RPC passes the same way, as its caller's.
 //   - A panic ends one RPC and nothing else. Every error carries kind, field and hint.
 //
 // Services whose state belongs to other packages join through an Extension. The package

@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"log/slog"
-	"net/http"
 	"net/netip"
 	"os"
 	"sync"
@@ -83,13 +81,8 @@ func (s *server) awaitBootstrap(ctx context.Context, key *ecdsa.PrivateKey) (*fo
 	st := newStage(&tls.Config{
 		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true,
 		Certificates: []tls.Certificate{*cert},
-	}, s.ln.inner.Addr())
-	f.stop = st.serve(gs, &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			writeJSONError(w, http.StatusServiceUnavailable, notFounded("http"))
-		}),
-		ReadHeaderTimeout: s.scaled(10 * time.Second), ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}, s.log)
+	}, s.ln.inner.Addr(), s.httpLimits().Connections)
+	f.stop = st.serve(gs, s.newFoundingHTTP(), s.log)
 	s.ln.enter(st)
 	s.status(nodecfg.StateWaiting, "waiting for the operator to found the cluster",
 		"runink cluster bootstrap --node "+s.o.Config.Node+" --address ADDRESS --fingerprint "+s.fingerprint,

@@ -40,10 +40,12 @@ type alpnListener struct {
 type stage struct {
 	config     *tls.Config
 	grpc, http *chanListener
+	open       atomic.Int64 // HTTP connections
+	most       int64        // of them
 }
 
-func newStage(config *tls.Config, addr net.Addr) *stage {
-	st := &stage{grpc: newChanListener(addr), http: newChanListener(addr)}
+func newStage(config *tls.Config, addr net.Addr, mostHTTP int64) *stage {
+	st := &stage{grpc: newChanListener(addr), http: newChanListener(addr), most: mostHTTP}
 	st.config = config.Clone()
 	st.config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		c := config.Clone()
@@ -57,15 +59,25 @@ func newStage(config *tls.Config, addr net.Addr) *stage {
 	return st
 }
 
-// serve runs both servers on the stage's connections. stop ends them and waits: RPCs in
-// progress are cut after a moment.
-func (st *stage) serve(gs *grpc.Server, hs *http.Server, log *slog.Logger) (stop func()) {
+// serve runs both servers on the stage's connections, and the gRPC server on others as well.
+// stop ends them and waits: RPCs in progress are cut after a moment.
+func (st *stage) serve(gs *grpc.Server, hs *http.Server, log *slog.Logger, others ...net.Listener) (stop func()) {
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := gs.Serve(st.grpc); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-			log.Error("the gRPC server ended", "err", err)
+	for _, l := range append([]net.Listener{st.grpc}, others...) {
+		wg.Go(func() {
+			if err := gs.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+				log.Error("the gRPC server ended", "err", err)
+			}
+		})
+	}
+	hs.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			st.open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			st.open.Add(-1)
 		}
-	})
+	}
 	wg.Go(func() {
 		if err := hs.Serve(st.http); err != nil && !errors.Is(err, http.ErrServerClosed) {
 			log.Error("the HTTP server ended", "err", err)
@@ -155,8 +167,12 @@ func (l *alpnListener) serve(conn net.Conn) {
 		return
 	}
 	to := st.http
-	if c.ConnectionState().NegotiatedProtocol == protoGRPC {
+	switch {
+	case c.ConnectionState().NegotiatedProtocol == protoGRPC:
 		to = st.grpc
+	case st.open.Load() >= st.most:
+		c.Close() // it may not wait here: gRPC's would wait behind it
+		return
 	}
 	select {
 	case to.conns <- c:
@@ -201,10 +217,14 @@ func (l *chanListener) Close() error {
 func (l *chanListener) Addr() net.Addr { return l.addr }
 
 // finishedTLS are the gRPC server's transport credentials: the handshake is done already,
-// and what it found is passed on, or the caller's certificate would be lost.
+// and what it found is passed on, or the caller's certificate would be lost. A connection in
+// memory had its handshake with the HTTP side.
 type finishedTLS struct{}
 
 func (finishedTLS) ServerHandshake(c net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	if _, ok := c.(memoryConn); ok {
+		return c, inMemory{credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity}}, nil
+	}
 	t, ok := c.(*tls.Conn)
 	if !ok {
 		return nil, nil, errors.New("a connection that did not come through the TLS listener")

@@ -108,25 +108,44 @@ func TestPolicyNamesEveryRPC(t *testing.T) {
 	}
 }
 
-// callers are one client per role.
-func (c *testCluster) callers(addrs ...string) map[Role]*apiclient.Client {
+// credential is who calls, over either transport.
+type credential struct {
+	key  string // an API key
+	cert func() (*tls.Certificate, error)
+}
+
+// credentials are one per role.
+func (c *testCluster) credentials() map[Role]credential {
 	c.t.Helper()
-	op := c.operator(addrs...)
+	op := c.operator()
 	if _, err := v1.NewHerdServiceClient(op).Put(c.ctx(), &v1.PutHerdRequest{Herd: &v1.Herd{Name: "analytics"}}); err != nil {
 		c.t.Fatal(err)
 	}
-	out := map[Role]*apiclient.Client{OperatorRole: op, Anonymous: c.dial(apiclient.Config{Addresses: addrs}, pki.ClientOptions{})}
+	out := map[Role]credential{OperatorRole: {cert: func() (*tls.Certificate, error) { return c.operatorTLS(), nil }}, Anonymous: {}}
 	for role, name := range map[Role]string{Viewer: "viewer", Runner: "runner", Admin: "admin"} {
 		k, err := v1.NewIdentityServiceClient(op).CreateKey(c.ctx(), &v1.CreateKeyRequest{Herd: "analytics", Role: name})
 		if err != nil {
 			c.t.Fatal(err)
 		}
-		out[role] = c.dial(apiclient.Config{Addresses: addrs, APIKey: k.GetSecret()}, pki.ClientOptions{})
+		out[role] = credential{key: k.GetSecret()}
 	}
 	w := c.joinWorker("w-" + fmt.Sprint(time.Now().UnixNano()))
-	out[NodeRole] = c.asNode(w.NodeDir, addrs...)
-	out[ControlRole] = c.asNode(c.nodes["n1"].nodeDir(), addrs...)
+	out[NodeRole] = credential{cert: w.NodeDir.TLSCertificate}
+	out[ControlRole] = credential{cert: c.nodes["n1"].nodeDir().TLSCertificate}
 	return out
+}
+
+// callers are one client per role, each a way to make a call over one transport.
+func (c *testCluster) callers() map[string]map[Role]func(protoreflect.MethodDescriptor, string) error {
+	c.t.Helper()
+	grpc, rest := map[Role]func(protoreflect.MethodDescriptor, string) error{}, map[Role]func(protoreflect.MethodDescriptor, string) error{}
+	for role, id := range c.credentials() {
+		cl := c.dial(apiclient.Config{APIKey: id.key}, pki.ClientOptions{Certificate: id.cert})
+		grpc[role] = func(m protoreflect.MethodDescriptor, method string) error { return c.call(cl, m, method) }
+		hc := c.rest(id, c.nodes["n1"].addr)
+		rest[role] = func(_ protoreflect.MethodDescriptor, method string) error { return hc.callMethod(method) }
+	}
+	return map[string]map[Role]func(protoreflect.MethodDescriptor, string) error{"gRPC": grpc, "REST": rest}
 }
 
 // worker joins a node that is no control node.
@@ -190,6 +209,7 @@ func TestEveryRPCEveryRole(t *testing.T) {
 	c.ext = []Extension{Pipelines(PipelineOptions{})}
 	c.bootstrap()
 	callers := c.callers()
+	mapped := restRules(t)
 	var names []string
 	methods := methodsOf()
 	for m := range methods {
@@ -198,16 +218,21 @@ func TestEveryRPCEveryRole(t *testing.T) {
 	sort.Strings(names)
 	for _, m := range names {
 		for l, role := range letters {
-			t.Run(short(m)+"/"+role.String(), func(t *testing.T) {
-				want := strings.IndexByte(may[short(m)], l) >= 0
-				err := c.call(callers[role], methods[m], m)
-				if got := !refusedByPolicy(err); got != want {
-					t.Fatalf("allowed: %v, want %v (%v)", got, want, err)
+			for transport, call := range callers {
+				if transport == "REST" && mapped[m] == (restRule{}) {
+					continue // TestEveryRPCIsMappedOrInternal names them
 				}
-				if err != nil && errors.Is(err, errs.Internal) {
-					t.Fatalf("an empty request is not an internal error: %v", err)
-				}
-			})
+				t.Run(short(m)+"/"+role.String()+"/"+transport, func(t *testing.T) {
+					want := strings.IndexByte(may[short(m)], l) >= 0
+					err := call[role](methods[m], m)
+					if got := !refusedByPolicy(err); got != want {
+						t.Fatalf("allowed: %v, want %v (%v)", got, want, err)
+					}
+					if err != nil && errors.Is(err, errs.Internal) {
+						t.Fatalf("an empty request is not an internal error: %v", err)
+					}
+				})
+			}
 		}
 	}
 }

@@ -323,8 +323,11 @@ func TestHTTPSide(t *testing.T) {
 	if code, body := get("/healthz"); code != http.StatusOK || !strings.Contains(body, "ok") {
 		t.Errorf("healthz: %d %s", code, body)
 	}
-	if code, body := get("/v1/runs"); code != http.StatusNotImplemented || !strings.Contains(body, "unimplemented") {
+	if code, body := get("/v1/whoami"); code != http.StatusOK || !strings.Contains(body, "anonymous") {
 		t.Errorf("REST: %d %s", code, body)
+	}
+	if code, body := get("/openapi.json"); code != http.StatusOK || body != string(v1.OpenAPI()) {
+		t.Errorf("the document: %d %.40s", code, body)
 	}
 }
 

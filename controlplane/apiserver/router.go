@@ -171,7 +171,7 @@ func (r *router) who(ctx context.Context) (context.Context, metadata.MD, Princip
 	md, _ := metadata.FromIncomingContext(ctx)
 	p, known, err := r.auth.caller(ctx, md)
 	clean := md.Copy()
-	for _, k := range []string{mdPrincipal, mdKey, mdExpired, mdAuthorization} {
+	for _, k := range private() {
 		clean.Delete(k)
 	}
 	ctx = WithPrincipal(metadata.NewIncomingContext(ctx, clean), p)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/netip"
 	"sync"
 	"sync/atomic"
@@ -18,6 +17,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	v1 "github.com/runink/runink/api/runink/v1"
+	"github.com/runink/runink/controlplane/apiserver/rest"
 	"github.com/runink/runink/controlplane/barn"
 	"github.com/runink/runink/controlplane/identity"
 	"github.com/runink/runink/controlplane/secrets"
@@ -50,6 +50,8 @@ type Options struct {
 	Log      *slog.Logger // optional
 	// Tune may change Barn's configuration; optional, for tests.
 	Tune func(*barn.Config)
+	// TuneHTTP may change the limits of the HTTP side, which are scaled; optional, for tests.
+	TuneHTTP func(*rest.Limits)
 	// Ready is told the API's address once it listens; optional, for tests.
 	Ready func(net.Addr)
 }
@@ -312,15 +314,17 @@ func (s *server) serve(ctx context.Context, root *x509.Certificate, f *founding)
 		MinVersion: tls.VersionTLS13, ClientAuth: tls.RequestClientCert, SessionTicketsDisabled: true,
 		VerifyConnection: s.auth.verifyConnection,
 		GetCertificate:   func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return s.host.issuer.certificate() },
-	}, s.ln.inner.Addr())
-	stop := st.serve(gs, &http.Server{
-		Handler: s.httpHandler(), ReadHeaderTimeout: s.scaled(10 * time.Second),
-		ErrorLog: slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-	}, s.log)
+	}, s.ln.inner.Addr(), s.httpLimits().Connections)
+	hs, err := s.newHTTPSide(ctx)
+	if err != nil {
+		return err
+	}
+	stop := st.serve(gs, hs.server, s.log, hs.memory)
 	ctx, cancel := context.WithCancel(ctx)
 	var wg sync.WaitGroup
 	// The leader's loops may wait for their sessions, which are RPCs: these end first.
 	defer wg.Wait()
+	defer hs.close(s.log)
 	defer stop()
 	defer cancel()
 	s.serving.Store(true)
