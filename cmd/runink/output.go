@@ -132,3 +132,14 @@ func size(n int64) string {
 	}
 	return fmt.Sprintf("%.1f%s", f, units[i])
 }
+
+// compactLine writes JSON as one line, with the same spacing whoever encoded it.
+func compactLine(w io.Writer, data []byte) error {
+	var b bytes.Buffer
+	if err := json.Compact(&b, data); err != nil {
+		return errs.E(errs.Internal, "print", "%w", err)
+	}
+	b.WriteByte('\n')
+	_, err := b.WriteTo(w)
+	return err
+}

@@ -43,8 +43,8 @@ here, then submit it to a cluster:
 		}
 	}
 	add(groupPipeline, newCheckCmd(), newFmtCmd(), newPlanCmd(), newTestCmd(), newBuildCmd())
-	add(groupRun, newRunCmd(), newPsCmd(), newWatchCmd(), newExplainCmd(), newStopCmd(), newLogsCmd(), newArtifactCmd(), newLineageCmd())
-	add(groupCluster, newClusterCmd(), newContextCmd(), newNodeCmd(), newTokenCmd(), newJoinCmd(), newHerdCmd(), newAPIKeyCmd(), newSecretCmd(), newAuditCmd())
+	add(groupRun, newRunCmd(), newPsCmd(), newWatchCmd(), newExplainCmd(), newStopCmd(), newLogsCmd(), newArtifactCmd(), newLineageCmd(), newEventsCmd())
+	add(groupCluster, newClusterCmd(), newContextCmd(), newNodeCmd(), newTokenCmd(), newJoinCmd(), newHerdCmd(), newAPIKeyCmd(), newSecretCmd(), newAuditCmd(), newReplayCmd())
 	// What PID 1 and systemd start; not for people.
 	root.AddCommand(newNetdCmd(), newServerCmd(), newAgentCmd(), newKeeperCmd())
 	// Of a noun, the usage is its verbs.

@@ -367,6 +367,7 @@ func (s *server) register(gs *grpc.Server) error {
 	v1.RegisterIdentityServiceServer(gs, &identityService{s: s})
 	v1.RegisterSecretServiceServer(gs, &secretService{h: s.host})
 	v1.RegisterAuditServiceServer(gs, &auditService{h: s.host})
+	v1.RegisterEventServiceServer(gs, &eventService{h: s.host})
 	return nil
 }
 
