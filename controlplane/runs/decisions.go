@@ -28,6 +28,8 @@ type decisions struct {
 	cost  int // slices and changes in recs
 	seq   uint64
 	next  decided // the changes since the last record
+
+	most, mostCost, mostPending int
 }
 
 // decided is one pass with groups; without, it only carries changes.
@@ -49,17 +51,19 @@ type change func(*scheduler.State)
 const (
 	maxDecisions     = 256
 	maxDecisionsCost = 1 << 16
-	maxPending       = 4096 // changes without a pass
+	maxPending       = 4096 // changes without a pass make a record of their own
 )
 
-func newDecisions() *decisions { return &decisions{start: scheduler.NewState()} }
+func newDecisions() *decisions {
+	return &decisions{start: scheduler.NewState(), most: maxDecisions, mostCost: maxDecisionsCost, mostPending: maxPending}
+}
 
 // told notes a change of the State.
 func (d *decisions) told(c change) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.next.changes = append(d.next.changes, c)
-	if len(d.next.changes) >= maxPending {
+	if len(d.next.changes) >= d.mostPending {
 		d.push()
 	}
 }
@@ -91,7 +95,7 @@ func (d *decisions) push() {
 	}
 	d.recs, d.cost = append(d.recs, &r), d.cost+r.cost
 	n := 0
-	for n < len(d.recs) && (len(d.recs)-n > maxDecisions || d.cost > maxDecisionsCost) {
+	for n < len(d.recs) && (len(d.recs)-n > d.most || d.cost > d.mostCost) {
 		d.start = d.recs[n].apply(d.start)
 		d.cost -= d.recs[n].cost
 		n++
