@@ -42,6 +42,8 @@ type Options struct {
 	Addresses func() []netip.Addr
 	// Extensions add services; optional.
 	Extensions []Extension
+	// Image is the digest of the image this machine was booted from; optional.
+	Image string
 	// Status is told how the replica is, for the console; optional.
 	Status func(nodecfg.Status)
 	// SetClock sets this machine's clock forward when a founding operator's is ahead;
