@@ -44,6 +44,7 @@ func addCompletions(c *cobra.Command) {
 		{"state", fixed("pending", "running", "committing", "succeeded", "failed", "cancelled")},
 		{"role", nil},
 		{"kind", fixed(eventKinds()...)},
+		{"for", fixed(checkupNames()...)},
 	} {
 		if c.LocalFlags().Lookup(f.name) == nil && c.PersistentFlags().Lookup(f.name) == nil {
 			continue

@@ -29,7 +29,7 @@ else today.`,
 			}
 			root := c.Root()
 			root.DisableAutoGenTag = true
-			err := doc.GenManTree(root, &doc.GenManHeader{Title: "RUNINK", Section: "1", Source: "Runink " + buildinfo.Read().Version, Manual: "Runink"}, args[0])
+			err := doc.GenManTree(root, &doc.GenManHeader{Section: "1", Source: "Runink " + buildinfo.Read().Version, Manual: "Runink"}, args[0])
 			if err != nil {
 				return errs.E(errs.Internal, op, "%w", err).WithField("DIR").WithHint("$SOURCE_DATE_EPOCH is a number of seconds, and DIR must be writable")
 			}

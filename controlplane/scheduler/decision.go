@@ -76,6 +76,9 @@ const most = 1 << 50
 
 // Check says what keeps a Decision from being replayed, nil if nothing does.
 func (d *Decision) Check() error {
+	if d.Seq == 0 {
+		return errors.New("a decision without a number")
+	}
 	nodes, herds, placed, groups := map[string]bool{}, map[string]bool{}, map[string]bool{}, map[string]bool{}
 	for _, n := range d.Input.Nodes {
 		if err := once(nodes, "node", n.Name); err != nil {
@@ -94,7 +97,7 @@ func (d *Decision) Check() error {
 		}
 	}
 	for _, p := range d.Input.Placed {
-		if err := once(placed, "placed slice", p.Run+"/"+p.Slice.Name); err != nil {
+		if err := once(placed, "placed slice", p.Run, "/"+p.Slice.Name); err != nil {
 			return err
 		}
 		if err := sane("slice "+p.Run+"/"+p.Slice.Name, p.Slice.Needs); err != nil {
@@ -102,7 +105,7 @@ func (d *Decision) Check() error {
 		}
 	}
 	for _, g := range d.Groups {
-		if err := once(groups, "region", regionName(g.Run, g.Region)); err != nil {
+		if err := once(groups, "region", g.Run, fmt.Sprintf("/%d", g.Region)); err != nil {
 			return err
 		}
 		in := map[string]bool{}
@@ -118,10 +121,14 @@ func (d *Decision) Check() error {
 	return nil
 }
 
-func once(seen map[string]bool, what, name string) error {
-	if strings.Trim(name, "/") == "" {
-		return errors.New("a " + what + " without a name")
+// once notes that a name was seen, and refuses a second time and an empty part of it.
+func once(seen map[string]bool, what string, parts ...string) error {
+	for _, p := range parts {
+		if strings.Trim(p, "/") == "" {
+			return errors.New("a " + what + " without a name")
+		}
 	}
+	name := strings.Join(parts, "")
 	if seen[name] {
 		return fmt.Errorf("%s %.80q is there twice", what, name)
 	}
@@ -164,7 +171,6 @@ func (d *Decision) Replay() []Difference {
 	}
 	return out
 }
-
 
 func regionName(run string, region int) string { return fmt.Sprintf("%s/%d", run, region) }
 

@@ -57,11 +57,15 @@ func TestReplayTellsWhatDiffers(t *testing.T) {
 		{"as it was", func(*Decision) {}, nil},
 		{"another node", func(d *Decision) { d.Placed[0].Assign[0].Node = "n2" }, []Difference{{Run: "a", Recorded: "placed: s on n2", Now: "placed: s on n1"}}},
 		{"nothing about a region", func(d *Decision) { d.Placed = nil }, []Difference{{Run: "a", Now: "placed: s on n1"}}},
-		{"another reason", func(d *Decision) { d.Unplaced[0].Summary = "the moon" }, []Difference{{Run: "b",
+		{"another reason", func(d *Decision) { d.Unplaced[0].Summary = "the moon" }, []Difference{{
+			Run:      "b",
 			Recorded: "waits: the moon; s on n1: cpu, wants 5 of 0.5; s on n2: cpu, wants 5 of 1",
-			Now:      "waits: slice s fits on none of 2 nodes: cpu on 2; s on n1: cpu, wants 5 of 0.5; s on n2: cpu, wants 5 of 1"}}},
-		{"about a region nobody asked for", func(d *Decision) { d.Placed = append(d.Placed, Placement{Run: "c", Assign: []Assignment{{"s", "n1"}}}) },
-			[]Difference{{Run: "c/0", Region: -1, Recorded: "placed: s on n1"}}},
+			Now:      "waits: slice s fits on none of 2 nodes: cpu on 2; s on n1: cpu, wants 5 of 0.5; s on n2: cpu, wants 5 of 1",
+		}}},
+		{
+			"about a region nobody asked for", func(d *Decision) { d.Placed = append(d.Placed, Placement{Run: "c", Assign: []Assignment{{"s", "n1"}}}) },
+			[]Difference{{Run: "c/0", Region: -1, Recorded: "placed: s on n1"}},
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			d := decide(t, st, groups)
@@ -77,6 +81,8 @@ func TestReplayTellsWhatDiffers(t *testing.T) {
 func TestCheckRefusesWhatCannotBe(t *testing.T) {
 	for name, d := range map[string]Decision{
 		"two nodes of one name":   {Input: Input{Nodes: []Node{{Name: "n"}, {Name: "n"}}}},
+		"one without a number":    {},
+		"a region of no run":      {Groups: []Group{{}}},
 		"a node without a name":   {Input: Input{Nodes: []Node{{}}}},
 		"less than nothing":       {Input: Input{Nodes: []Node{{Name: "n", Capacity: Resources{Memory: -1}}}}},
 		"more than there is":      {Input: Input{Herds: []Quota{{"h", Resources{Disk: 1 << 60}}}}},
@@ -87,6 +93,9 @@ func TestCheckRefusesWhatCannotBe(t *testing.T) {
 		"a slice twice in region": {Groups: []Group{{Run: "r", Slices: []Slice{{Name: "s"}, {Name: "s"}}}}},
 		"a slice less than none":  {Groups: []Group{{Run: "r", Slices: []Slice{{Name: "s", Needs: Resources{MilliCPU: -5}}}}}},
 	} {
+		if name != "one without a number" {
+			d.Seq = 1
+		}
 		if err := d.Check(); err == nil {
 			t.Errorf("%s is accepted", name)
 		}
