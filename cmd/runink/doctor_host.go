@@ -113,7 +113,7 @@ func kernelConfig(root, release string) (text, from string, err error) {
 func checkIsolation() []finding {
 	lacks, err := keeper.Examine(keeper.Config{CgroupRoot: nodecfg.CgroupHerds, Watchdog: keeper.OnAppliance()})
 	if err != nil {
-		return []finding{found("user namespaces", "", err)}
+		return []finding{found("isolation of slices", "", err)}
 	}
 	return isolationChecks(lacks, os.Geteuid() == 0)
 }

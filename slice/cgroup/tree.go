@@ -81,14 +81,22 @@ func Open(root string) (*Tree, error) {
 // anything. Where no group can be looked at, cgroup.kill is taken to be there. Errors:
 // ErrNotV2; os.ErrPermission where this user could make no tree.
 func Look(root string) ([]string, error) {
-	mount, err := mountOf(filepath.Clean(root))
+	root = filepath.Clean(root)
+	mount, err := mountOf(root)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Access(mount, unix.W_OK); err != nil {
-		return nil, &os.PathError{Op: "write", Path: mount, Err: err}
+	at := root // the folder in which the missing ones would be made
+	for {
+		if _, err := os.Stat(at); err == nil || at == mount {
+			break
+		}
+		at = filepath.Dir(at)
 	}
-	avail, err := words(filepath.Join(mount, "cgroup.controllers"))
+	if err := unix.Access(at, unix.W_OK); err != nil {
+		return nil, &os.PathError{Op: "write", Path: at, Err: err}
+	}
+	avail, err := words(filepath.Join(at, "cgroup.controllers"))
 	if err != nil {
 		return nil, err
 	}
