@@ -101,3 +101,28 @@ func TestCheckRefusesWhatCannotBe(t *testing.T) {
 		}
 	}
 }
+
+// TestOrderOfChangesDoesNotMatter: a node that was away while slices held their places there
+// comes back with them, and a slice may be known before its node is.
+func TestOrderOfChangesDoesNotMatter(t *testing.T) {
+	node := Node{Name: "n1", Capacity: Resources{MilliCPU: 1000}}
+	placed := Placed{Run: "r", Herd: "h", Node: "n1", Slice: Slice{Name: "s", Needs: Resources{MilliCPU: 700}}}
+	for name, build := range map[string]func(*State){
+		"node, then slice": func(s *State) { s.SetNode(node); s.Use(placed) },
+		"slice, then node": func(s *State) { s.Use(placed); s.SetNode(node) },
+		"node comes back":  func(s *State) { s.SetNode(node); s.Use(placed); s.RemoveNode("n1"); s.SetNode(node) },
+	} {
+		s := NewState()
+		build(s)
+		if got := s.Used("n1"); got != placed.Slice.Needs {
+			t.Errorf("%s: %+v is used", name, got)
+		}
+		if p, _ := Place(s, []Group{{Run: "q", Herd: "h", Slices: []Slice{{Name: "t", Needs: Resources{MilliCPU: 400}}}}}); len(p) != 0 {
+			t.Errorf("%s: placed where there is no room", name)
+		}
+		s.Release("r", "s")
+		if got := s.Used("n1"); got != (Resources{}) {
+			t.Errorf("%s: after the release %+v is used", name, got)
+		}
+	}
+}
