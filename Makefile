@@ -47,6 +47,10 @@ build: ## build bin/runink, bin/runink-engine and the developers' programs
 image: build ## build kernel, initramfs and manifest into build/image
 	bin/runink-image -binary bin/runink -engine bin/runink-engine -out build/image
 
+.PHONY: man
+man: build ## write the man pages into build/man, dated by the commit
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) bin/runink man build/man
+
 NODES ?= 3
 
 .PHONY: qemu-cluster

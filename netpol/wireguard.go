@@ -62,9 +62,8 @@ func OpenWireGuard(cfg WireGuardConfig) (*WireGuard, error) {
 	}
 	link, err := netlink.LinkByName(WireGuardDevice)
 	if errors.As(err, new(netlink.LinkNotFoundError)) {
-		err = netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: WireGuardDevice, MTU: MTU}})
-		if errors.Is(err, unix.EOPNOTSUPP) {
-			return nil, errs.E(errs.Unavailable, op, "%w", ErrNoWireGuard).WithHint("load module wireguard")
+		if err = addWireGuard(WireGuardDevice); errors.Is(err, ErrNoWireGuard) {
+			return nil, errs.E(errs.Unavailable, op, "%w", err).WithHint("load module wireguard")
 		}
 		if err == nil {
 			link, err = netlink.LinkByName(WireGuardDevice)
@@ -95,6 +94,15 @@ func OpenWireGuard(cfg WireGuardConfig) (*WireGuard, error) {
 		return nil, errors.Join(errs.E(errs.Internal, op, "device %s: %w", WireGuardDevice, err), ctl.Close())
 	}
 	return w, nil
+}
+
+// addWireGuard makes a device. ErrNoWireGuard if the kernel has none.
+func addWireGuard(name string) error {
+	err := netlink.LinkAdd(&netlink.Wireguard{LinkAttrs: netlink.LinkAttrs{Name: name, MTU: MTU}})
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return ErrNoWireGuard
+	}
+	return err
 }
 
 // loIndex is the loopback device's index, in every network namespace.

@@ -17,6 +17,7 @@ import (
 
 	"github.com/runink/runink/agent"
 	"github.com/runink/runink/internal/apiclient"
+	"github.com/runink/runink/internal/buildinfo"
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/nodecfg"
 	"github.com/runink/runink/internal/pki"
@@ -97,7 +98,7 @@ func runAgent(ctx context.Context, f agentFlags) error {
 	info := imageInfo(log)
 	a, err := agent.New(agent.Config{
 		Node: cfg.Node, Dir: f.dir, Engine: f.engine, Prefix: prefix, TimeScale: cfg.TimeScale,
-		Version: info.Version, Image: info.Version, Addresses: nodeAddresses(f.netFile, log),
+		Version: buildinfo.Read().Version, Image: info.Version, Addresses: nodeAddresses(f.netFile, log),
 		Keeper: keeper.NewClient(f.keeper), Network: network, API: api,
 		Health: network.Check, OnState: agentStatus(log), Log: log,
 	})

@@ -77,7 +77,7 @@ func TestExamplesOfHelpAreAccepted(t *testing.T) {
 // to type.
 func TestCommandsOfTheTextsAreAccepted(t *testing.T) {
 	n := 0
-	for _, file := range []string{"README.md", "docs/dsl.md", "examples/flights/flights.dsl", "tools/qemucluster/main.go"} {
+	for _, file := range []string{"README.md", "docs/dsl.md", "docs/observe.md", "examples/flights/flights.dsl", "tools/qemucluster/main.go"} {
 		text, err := os.ReadFile(filepath.Join("..", "..", file))
 		if err != nil {
 			t.Fatal(err)

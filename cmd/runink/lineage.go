@@ -22,8 +22,12 @@ func newLineageCmd() *cobra.Command {
 		Short: "Show what was made of what",
 		Long: `Lineage shows the datasets and steps that a run or a dataset came from (--up), what became
 of it (--down), or both. Without an argument it lists the datasets. Runs are joined by
-the digest of the data: what one read is linked to whoever wrote exactly that.`,
+the digest of the data: what one read is linked to whoever wrote exactly that.
+
+With -o openlineage it prints the events of a run as OpenLineage 2-0-2 has them, one JSON
+object a line: START, and COMPLETE, FAIL or ABORT once it has ended.`,
 		Example: `  runink lineage 1hkz3v0c8q2m4x7a
+  runink lineage 1hkz3v0c8q2m4x7a -o openlineage
   runink lineage --down analytics/file://data/airports.csv`,
 		Args: func(c *cobra.Command, args []string) error {
 			if len(args) > 1 {
@@ -33,6 +37,13 @@ the digest of the data: what one read is linked to whoever wrote exactly that.`,
 		},
 		RunE: withAPI(func(c *cobra.Command, api *apiclient.Client, args []string) error {
 			cl := v1.NewGovernanceServiceClient(api)
+			form, err := c.Flags().GetString("output")
+			if err != nil {
+				return err
+			}
+			if form == formOpenLineage {
+				return printOpenLineage(c, cl, args, up || down || depth != 0)
+			}
 			if len(args) == 0 {
 				l, err := cl.ListDatasets(c.Context(), &v1.ListDatasetsRequest{})
 				if err != nil {
@@ -65,11 +76,36 @@ the digest of the data: what one read is linked to whoever wrote exactly that.`,
 		}),
 	}
 	addClientFlags(c)
-	addOutputFlag(c)
+	addOutputFlag(c, formOpenLineage)
 	c.Flags().BoolVar(&up, "up", false, "only what it came from")
 	c.Flags().BoolVar(&down, "down", false, "only what became of it")
 	c.Flags().Int32Var(&depth, "depth", 0, "how many runs away (default 5)")
 	return c
+}
+
+// formOpenLineage is a form of -o of its own.
+const formOpenLineage = "openlineage"
+
+// printOpenLineage prints the events of a run, a line each.
+func printOpenLineage(c *cobra.Command, cl v1.GovernanceServiceClient, args []string, narrowed bool) error {
+	const op = "lineage"
+	if len(args) == 0 || strings.Contains(args[0], "/") {
+		return errs.E(errs.Invalid, op, "OpenLineage's events are of runs, and no run is named").WithField("-o").
+			WithHint("runink lineage RUN -o openlineage; `runink lineage` names the run of each dataset")
+	}
+	if narrowed {
+		return errs.E(errs.Invalid, op, "the events of a run are always whole").WithField("-o").WithHint("leave --up, --down and --depth out")
+	}
+	resp, err := cl.OpenLineage(c.Context(), &v1.OpenLineageRequest{Run: args[0]})
+	if err != nil {
+		return err
+	}
+	for _, e := range resp.GetEvents() {
+		if _, err := fmt.Fprintln(c.OutOrStdout(), e); err != nil {
+			return errs.E(errs.Internal, op, "%w", err)
+		}
+	}
+	return nil
 }
 
 // lineageTree prints the graph as trees: each result with what it was made of below it, or

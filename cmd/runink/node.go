@@ -105,6 +105,7 @@ func emitNode(c *cobra.Command, n *v1.Node) error {
 		row(w, "memory", used(size(n.GetAllocated().GetMemory()), size(n.GetCapacity().GetMemory())))
 		row(w, "disk", used(size(n.GetAllocated().GetDisk()), size(n.GetCapacity().GetDisk())))
 		row(w, "key", n.GetFingerprint())
+		row(w, "version", n.GetVersion())
 		row(w, "image", n.GetImageDigest())
 		row(w, "boot", n.GetBootId())
 		row(w, "joined", when(n.GetJoined()))

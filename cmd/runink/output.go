@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -19,26 +20,30 @@ import (
 	"github.com/runink/runink/internal/errs"
 )
 
-// addOutputFlag adds -o to a command that prints objects.
-func addOutputFlag(c *cobra.Command) {
-	form := outputForm("table")
-	c.Flags().VarP(&form, "output", "o", "table, json or yaml")
+// addOutputFlag adds -o to a command that prints objects; more are forms that only this one
+// has.
+func addOutputFlag(c *cobra.Command, more ...string) {
+	form := &outputForm{is: "table", of: append([]string{"table", "json", "yaml"}, more...)}
+	n := len(form.of) - 1
+	c.Flags().VarP(form, "output", "o", strings.Join(form.of[:n], ", ")+" or "+form.of[n])
 }
 
 // outputForm is the value of -o. It is checked when it is read, since a command that had
 // changed something before it found that it cannot print would be hard to trust.
-type outputForm string
+type outputForm struct {
+	is string
+	of []string
+}
 
-func (f *outputForm) String() string { return string(*f) }
+func (f *outputForm) String() string { return f.is }
 func (f *outputForm) Type() string   { return "string" }
 
 func (f *outputForm) Set(s string) error {
-	switch s {
-	case "table", "json", "yaml":
-		*f = outputForm(s)
-		return nil
+	if !slices.Contains(f.of, s) {
+		return errors.New("it is one of " + strings.Join(f.of, ", "))
 	}
-	return errors.New("it is one of table, json, yaml")
+	f.is = s
+	return nil
 }
 
 // emit prints a message in the form that -o names; table prints it for people.
@@ -131,4 +136,15 @@ func size(n int64) string {
 		return fmt.Sprintf("%d%s", int64(f), units[i])
 	}
 	return fmt.Sprintf("%.1f%s", f, units[i])
+}
+
+// compactLine writes JSON as one line, with the same spacing whoever encoded it.
+func compactLine(w io.Writer, data []byte) error {
+	var b bytes.Buffer
+	if err := json.Compact(&b, data); err != nil {
+		return errs.E(errs.Internal, "print", "%w", err)
+	}
+	b.WriteByte('\n')
+	_, err := b.WriteTo(w)
+	return err
 }

@@ -37,6 +37,7 @@ func newServerCmd() *cobra.Command {
 				KEKFile: f.path(nodecfg.KEKFile), Listen: f.listen, RaftListen: f.raftPort,
 				Addresses:  func() []netip.Addr { return f.addresses(log) },
 				Extensions: []apiserver.Extension{apiserver.Pipelines(apiserver.PipelineOptions{OneNode: oneNode})}, Status: tell, Log: log,
+				Image: imageInfo(log).Version,
 			}
 			if appliance {
 				o.SetClock = setClock

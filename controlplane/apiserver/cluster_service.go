@@ -12,6 +12,7 @@ import (
 	v1 "github.com/runink/runink/api/runink/v1"
 	"github.com/runink/runink/controlplane/barn"
 	"github.com/runink/runink/controlplane/identity"
+	"github.com/runink/runink/internal/buildinfo"
 	"github.com/runink/runink/internal/errs"
 )
 
@@ -47,6 +48,7 @@ func (c *clusterService) Status(ctx context.Context, req *v1.ClusterStatusReques
 	out := &v1.ClusterStatusResponse{
 		Name: cl.Name, ClusterId: cl.ID, Term: st.Term, Applied: v.Index(), AnsweredBy: h.Node,
 		Nodes: int32(len(nodes)), KekProtection: kekProtection,
+		Version: buildinfo.Read().Version, GoVersion: buildinfo.Read().Go, ImageDigest: c.s.o.Image,
 	}
 	if l, ok := h.peers.leaderNode(); ok {
 		out.Leader = l.Name

@@ -22,6 +22,7 @@ import (
 type governanceService struct {
 	v1.UnimplementedGovernanceServiceServer
 	h *Host
+	p *pipelines
 }
 
 func (s *governanceService) Lineage(ctx context.Context, req *v1.LineageRequest) (*v1.LineageResponse, error) {

@@ -113,7 +113,8 @@ func (p *pipelines) services(h *Host, r grpc.ServiceRegistrar) error {
 	v1.RegisterRunServiceServer(r, &runService{h: h, p: p})
 	v1.RegisterAgentServiceServer(r, &agentService{h: h, p: p})
 	v1.RegisterArtifactServiceServer(r, &artifactService{h: h, p: p})
-	v1.RegisterGovernanceServiceServer(r, &governanceService{h: h})
+	v1.RegisterGovernanceServiceServer(r, &governanceService{h: h, p: p})
+	v1.RegisterSchedulerServiceServer(r, &schedulerService{p: p})
 	return nil
 }
 

@@ -634,6 +634,10 @@ func TestHerdsDoNotSeeEachOther(t *testing.T) {
 				_, err := v1.NewGovernanceServiceClient(api).Lineage(c.ctx(), &v1.LineageRequest{Root: &v1.LineageRequest_Run{Run: run.Id}})
 				return err
 			},
+			"openlineage": func() error {
+				_, err := v1.NewGovernanceServiceClient(api).OpenLineage(c.ctx(), &v1.OpenLineageRequest{Run: run.Id})
+				return err
+			},
 		}
 		for what, fn := range try {
 			if err := fn(); sees != (err == nil) || !sees && !errors.Is(err, errs.NotFound) {

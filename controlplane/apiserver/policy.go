@@ -93,6 +93,10 @@ func policy() map[string]rule {
 
 		v1.AuditService_List_FullMethodName: {operator, leader, noHerd},
 
+		v1.EventService_Watch_FullMethodName: {view, leader, inRequest},
+
+		v1.SchedulerService_Decisions_FullMethodName: {operator, leader, noHerd},
+
 		v1.RunService_Submit_FullMethodName:  {run, leader, inRequest},
 		v1.RunService_Get_FullMethodName:     {view, leaderOrStale, inHandler},
 		v1.RunService_List_FullMethodName:    {view, leaderOrStale, inRequest},
@@ -114,5 +118,6 @@ func policy() map[string]rule {
 
 		v1.GovernanceService_Lineage_FullMethodName:      {view, leader, inHandler},
 		v1.GovernanceService_ListDatasets_FullMethodName: {view, leader, inHandler},
+		v1.GovernanceService_OpenLineage_FullMethodName:  {view, leader, inHandler},
 	}
 }

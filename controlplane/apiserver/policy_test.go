@@ -60,6 +60,8 @@ var may = map[string]string{
 	"SecretService/List":                "mo",
 	"SecretService/Delete":              "mo",
 	"AuditService/List":                 "o",
+	"EventService/Watch":                "vrmo",
+	"SchedulerService/Decisions":        "o",
 	"RunService/Submit":                 "rmo",
 	"RunService/Get":                    "vrmo",
 	"RunService/List":                   "vrmo",
@@ -77,6 +79,7 @@ var may = map[string]string{
 	"ArtifactService/OpenRejected":      "rmo",
 	"GovernanceService/Lineage":         "vrmo",
 	"GovernanceService/ListDatasets":    "vrmo",
+	"GovernanceService/OpenLineage":     "vrmo",
 }
 
 var letters = map[byte]Role{'a': Anonymous, 'v': Viewer, 'r': Runner, 'm': Admin, 'n': NodeRole, 'c': ControlRole, 'o': OperatorRole}

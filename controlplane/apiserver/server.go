@@ -42,6 +42,8 @@ type Options struct {
 	Addresses func() []netip.Addr
 	// Extensions add services; optional.
 	Extensions []Extension
+	// Image is the digest of the image this machine was booted from; optional.
+	Image string
 	// Status is told how the replica is, for the console; optional.
 	Status func(nodecfg.Status)
 	// SetClock sets this machine's clock forward when a founding operator's is ahead;
@@ -371,6 +373,7 @@ func (s *server) register(gs *grpc.Server) error {
 	v1.RegisterIdentityServiceServer(gs, &identityService{s: s})
 	v1.RegisterSecretServiceServer(gs, &secretService{h: s.host})
 	v1.RegisterAuditServiceServer(gs, &auditService{h: s.host})
+	v1.RegisterEventServiceServer(gs, &eventService{h: s.host})
 	return nil
 }
 

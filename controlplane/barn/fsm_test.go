@@ -297,7 +297,7 @@ func TestModel(t *testing.T) {
 				}
 				w.pos = pos
 				for i, e := range got {
-					if i > 0 && !got[i-1].Cursor.before(e.Cursor) {
+					if i > 0 && !got[i-1].Cursor.Before(e.Cursor) {
 						rt.Fatalf("cursor %s after %s", e.Cursor, got[i-1].Cursor)
 					}
 					got[i].Cursor.Seq = 0

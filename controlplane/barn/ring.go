@@ -98,7 +98,14 @@ func (r *ring) reset(index uint64) {
 func (r *ring) accepts(c Cursor) (epoch uint64, ok bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.epoch, !c.before(r.floor)
+	return r.epoch, !c.Before(r.floor)
+}
+
+// oldest is the position before everything that is kept.
+func (r *ring) oldest() (Cursor, uint64) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.floor, r.epoch
 }
 
 // after returns up to limit events of prefix behind pos, the position reached, and a
@@ -106,10 +113,10 @@ func (r *ring) accepts(c Cursor) (epoch uint64, ok bool) {
 func (r *ring) after(pos Cursor, prefix string, epoch uint64, limit int) (evs []Event, next Cursor, changed <-chan struct{}, ok bool) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	if epoch != r.epoch || pos.before(r.floor) {
+	if epoch != r.epoch || pos.Before(r.floor) {
 		return nil, pos, nil, false
 	}
-	i := sort.Search(r.n, func(i int) bool { return pos.before(r.at(i).Cursor) })
+	i := sort.Search(r.n, func(i int) bool { return pos.Before(r.at(i).Cursor) })
 	for ; i < r.n; i++ {
 		e := r.at(i)
 		if !strings.HasPrefix(e.Key, prefix) {
@@ -121,7 +128,7 @@ func (r *ring) after(pos Cursor, prefix string, epoch uint64, limit int) (evs []
 		}
 	}
 	next = r.top
-	if next.before(pos) { // the cursor came from a replica that is ahead of this one
+	if next.Before(pos) { // the cursor came from a replica that is ahead of this one
 		next = pos
 	}
 	return evs, next, r.changed, true

@@ -38,7 +38,8 @@ func ParseCursor(s string) (Cursor, error) {
 	return Cursor{Index: index, Seq: uint32(seq)}, nil
 }
 
-func (c Cursor) before(d Cursor) bool {
+// Before reports whether c is an earlier position than d.
+func (c Cursor) Before(d Cursor) bool {
 	return c.Index < d.Index || c.Index == d.Index && c.Seq < d.Seq
 }
 
@@ -79,6 +80,32 @@ func (b *Barn) Watch(_ context.Context, prefix string, cursor Cursor) (*Watcher,
 		return nil, compacted()
 	}
 	return &Watcher{ring: b.fsm.ring, done: b.done, prefix: prefix, pos: cursor, epoch: epoch}, nil
+}
+
+// WatchKept is Watch from before the oldest event that this replica keeps.
+//
+// Errors: errs.Unavailable with ErrClosed.
+func (b *Barn) WatchKept(_ context.Context, prefix string) (*Watcher, error) {
+	if b.isClosed() {
+		return nil, closedError("watch")
+	}
+	floor, epoch := b.fsm.ring.oldest()
+	return &Watcher{ring: b.fsm.ring, done: b.done, prefix: prefix, pos: floor, epoch: epoch}, nil
+}
+
+// Cursor is the position from which the next events come.
+func (w *Watcher) Cursor() Cursor { return w.pos }
+
+// Poll is Next without waiting: no events mean that there are none yet.
+//
+// Errors: as Next, but for ctx's.
+func (w *Watcher) Poll() ([]Event, Cursor, error) {
+	evs, pos, _, ok := w.ring.after(w.pos, w.prefix, w.epoch, eventBatch)
+	if !ok {
+		return nil, w.pos, compacted()
+	}
+	w.pos = pos
+	return evs, pos, nil
 }
 
 // Next waits for events and returns at most 1024 of them, with the cursor to continue

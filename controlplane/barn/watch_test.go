@@ -156,7 +156,7 @@ func TestRing(t *testing.T) {
 			}
 			_, ok := r.accepts(from)
 			evs, _, _, ok2 := r.after(from, "1", 0, 1<<30)
-			oldest := len(kept) == len(all) || !from.before(all[len(all)-r.n-1].Cursor)
+			oldest := len(kept) == len(all) || !from.Before(all[len(all)-r.n-1].Cursor)
 			if ok != ok2 || ok != oldest {
 				rt.Fatalf("cursor %s: accepted %v, read %v, want %v", from, ok, ok2, oldest)
 			}
@@ -165,7 +165,7 @@ func TestRing(t *testing.T) {
 			}
 			want := 0
 			for _, e := range kept {
-				if from.before(e.Cursor) && e.Key == "1" {
+				if from.Before(e.Cursor) && e.Key == "1" {
 					if want >= len(evs) || evs[want].Cursor != e.Cursor {
 						rt.Fatalf("after %s: event %d is not %s", from, want, e.Cursor)
 					}

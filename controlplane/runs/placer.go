@@ -18,8 +18,9 @@ import (
 // Barn by its events, and proposes what Place decides. The state machine validates each
 // group again, so a State that is behind costs a refused group and nothing else.
 type placer struct {
-	t  *term
-	st *scheduler.State
+	t   *term
+	st  *scheduler.State
+	rec *decisions // what is told to st and decided is noted there; nil: it is not
 
 	nodes   map[string]NodeState
 	members map[string]Member
@@ -89,9 +90,20 @@ func (p *placer) follow(ctx context.Context, w *barn.Watcher) error {
 	}
 }
 
+// tell changes the State.
+func (p *placer) tell(c change) {
+	c(p.st)
+	if p.rec != nil {
+		p.rec.told(c)
+	}
+}
+
 // load builds the state from scratch.
 func (p *placer) load(v barn.View) error {
 	p.st = scheduler.NewState()
+	if p.rec != nil {
+		p.rec.told(nil)
+	}
 	p.nodes, p.members = map[string]NodeState{}, map[string]Member{}
 	p.live, p.placed = map[string]*State{}, map[string]map[string]Placed{}
 	members, err := p.t.m.cfg.Directory.Nodes(v)
@@ -158,7 +170,7 @@ func (p *placer) applyIn(v barn.View, e barn.Event) (bool, error) {
 	case strings.HasPrefix(key, "/herds/"):
 		name := strings.TrimPrefix(key, "/herds/")
 		quota, _, err := p.t.m.cfg.Directory.Herd(v, name)
-		p.st.SetHerd(name, quota)
+		p.tell(func(st *scheduler.State) { st.SetHerd(name, quota) })
 		return true, err
 	case strings.HasPrefix(key, statePrefix):
 		id := strings.TrimPrefix(key, statePrefix)
@@ -184,17 +196,18 @@ func (p *placer) setNode(name string) {
 	ns, known := p.nodes[name]
 	m, admitted := p.members[name]
 	if !known || !admitted || !m.Worker || ns.Boot == "" {
-		p.st.RemoveNode(name)
+		p.tell(func(st *scheduler.State) { st.RemoveNode(name) })
 		return
 	}
-	p.st.SetNode(scheduler.Node{Name: name, Capacity: ns.Capacity, Labels: ns.AllLabels(name), Excluded: ns.Excluded()})
+	n := scheduler.Node{Name: name, Capacity: ns.Capacity, Labels: ns.AllLabels(name), Excluded: ns.Excluded()}
+	p.tell(func(st *scheduler.State) { st.SetNode(n) })
 }
 
 func (p *placer) applyPlaced(v barn.View, e barn.Event) error {
 	node, run, slice := splitPlaced(e.Key)
 	if e.Deleted {
 		delete(p.placed[node], run+"/"+slice)
-		p.st.Release(run, slice)
+		p.tell(func(st *scheduler.State) { st.Release(run, slice) })
 		return nil
 	}
 	var pl Placed
@@ -209,7 +222,8 @@ func (p *placer) applyPlaced(v barn.View, e barn.Event) error {
 		p.placed[node] = map[string]Placed{}
 	}
 	p.placed[node][run+"/"+slice] = pl
-	p.st.Use(scheduler.Placed{Run: run, Herd: pl.Herd, Node: node, Slice: toPlace(spec.slice(slice))})
+	use := scheduler.Placed{Run: run, Herd: pl.Herd, Node: node, Slice: toPlace(spec.slice(slice))}
+	p.tell(func(st *scheduler.State) { st.Use(use) })
 	return nil
 }
 
@@ -264,6 +278,9 @@ func (p *placer) pass(ctx context.Context) (again bool, err error) {
 		groups = append(groups, groupsOf(s, p.live[s.ID])...)
 	}
 	placed, unplaced := scheduler.Place(p.st, groups)
+	if p.rec != nil {
+		p.rec.pass(time.Now(), groups, placed, unplaced)
+	}
 	p.t.why.set(unplaced)
 	for batch := range slices.Chunk(placed, groupsPerEntry) {
 		var cmd placing

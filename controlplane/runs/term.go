@@ -22,6 +22,8 @@ type term struct {
 	leases *leases
 	specs  *specCache
 	logs   *logRelay
+	// decisions are the scheduler's last, for whoever wants to check them.
+	decisions *decisions
 
 	mu       sync.Mutex
 	sessions map[string]*session // by node
@@ -33,7 +35,7 @@ type term struct {
 func (m *Manager) Lead(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	t := &term{
-		m: m, ctx: gctx, leases: newLeases(m.cfg.Timing), specs: &specCache{},
+		m: m, ctx: gctx, leases: newLeases(m.cfg.Timing), specs: &specCache{}, decisions: newDecisions(),
 		logs: newLogRelay(), sessions: map[string]*session{}, why: waiting{changed: make(chan struct{})},
 	}
 	// From here on a silent node's time runs: the barrier is behind us.
@@ -44,7 +46,7 @@ func (m *Manager) Lead(ctx context.Context) error {
 	if err := t.watchNodes(v, m.cfg.Clock.Now()); err != nil {
 		return err
 	}
-	p := &placer{t: t}
+	p := &placer{t: t, rec: t.decisions}
 	g.Go(func() error { return p.run(gctx) })
 	g.Go(func() error { return t.expire(gctx) })
 	g.Go(func() error { return t.observe(gctx) })

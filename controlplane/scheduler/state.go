@@ -54,12 +54,21 @@ func NewState() *State {
 	}
 }
 
-// SetNode adds a node or replaces what is known of it. Its slices stay.
+// SetNode adds a node or replaces what is known of it. Its slices stay, and one that is
+// added, again perhaps, has those that were placed there before it was known.
 func (s *State) SetNode(n Node) {
 	old := s.nodes[n.Name]
 	if old == nil {
 		old = &node{}
 		s.nodes[n.Name] = old
+		for _, run := range s.runs {
+			for _, p := range run {
+				if p.Node == n.Name {
+					old.used = old.used.Plus(p.Slice.Needs)
+					old.placed++
+				}
+			}
+		}
 	} else {
 		s.unindex(old)
 	}

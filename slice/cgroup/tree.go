@@ -77,6 +77,50 @@ func Open(root string) (*Tree, error) {
 	return t, nil
 }
 
+// Look says what a tree at root would lack, as Missing does, without making or changing
+// anything. Where no group can be looked at, cgroup.kill is taken to be there. Errors:
+// ErrNotV2; os.ErrPermission where this user could make no tree.
+func Look(root string) ([]string, error) {
+	root = filepath.Clean(root)
+	mount, err := mountOf(root)
+	if err != nil {
+		return nil, err
+	}
+	at := root // the folder in which the missing ones would be made
+	for {
+		if _, err := os.Stat(at); err == nil || at == mount {
+			break
+		}
+		at = filepath.Dir(at)
+	}
+	if err := unix.Access(at, unix.W_OK); err != nil {
+		return nil, &os.PathError{Op: "write", Path: at, Err: err}
+	}
+	avail, err := words(filepath.Join(at, "cgroup.controllers"))
+	if err != nil {
+		return nil, err
+	}
+	var m []string
+	for _, c := range Controllers {
+		if !slices.Contains(avail, c) {
+			m = append(m, "controller "+c)
+		}
+	}
+	groups, err := filepath.Glob(filepath.Join(mount, "*", "cgroup.procs"))
+	if err != nil {
+		return nil, err
+	}
+	if len(groups) > 0 {
+		if _, err := os.Stat(filepath.Join(filepath.Dir(groups[0]), "cgroup.kill")); err != nil {
+			m = append(m, noKill)
+		}
+	}
+	return m, nil
+}
+
+// noKill is what a kernel lacks that cannot kill a group at once.
+const noKill = "cgroup.kill (Linux 5.14)"
+
 // Missing lists what of Controllers, and of the kernel's features the package rests on, this
 // tree lacks.
 func (t *Tree) Missing() []string {
@@ -87,7 +131,7 @@ func (t *Tree) Missing() []string {
 		}
 	}
 	if _, err := os.Stat(filepath.Join(t.root, "cgroup.kill")); err != nil {
-		m = append(m, "cgroup.kill (Linux 5.14)")
+		m = append(m, noKill)
 	}
 	return m
 }

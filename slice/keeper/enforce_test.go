@@ -54,3 +54,41 @@ func TestMapped(t *testing.T) {
 		})
 	}
 }
+
+// Who only asks gets the same answer as who starts, and leaves nothing behind.
+func TestExamineOnlyLooks(t *testing.T) {
+	root := "/sys/fs/cgroup/runink-examined"
+	lacks, err := Examine(Config{CgroupRoot: root})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(root); err == nil {
+		t.Errorf("%s was made", root)
+	}
+	what := map[string]bool{}
+	for _, l := range lacks {
+		if l.Sentence == "" || l.Hint == "" || what[l.What] {
+			t.Errorf("%+v does not say enough, or again", l)
+		}
+		what[l.What] = true
+	}
+	if !what["watchdog"] {
+		t.Error("without a watchdog nothing is lacking")
+	}
+	if lacks, err = Examine(Config{CgroupRoot: root, Watchdog: true}); err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range lacks {
+		if l.What == "watchdog" {
+			t.Errorf("with one: %+v", l)
+		}
+	}
+	can, err := examine(Config{CgroupRoot: t.TempDir()})
+	if err != nil || can.tree != nil || len(can.missing) == 0 || can.missing[0].What != "cgroup" {
+		t.Errorf("in a folder that is no cgroup2: %+v, %v", can, err)
+	}
+	looked, err := Examine(Config{CgroupRoot: t.TempDir()})
+	if err != nil || len(looked) != len(can.missing) || looked[0].What != "cgroup" {
+		t.Errorf("looked at only: %+v, %v", looked, err)
+	}
+}

@@ -85,14 +85,14 @@ func New(ctx context.Context, cfg Config) (*Keeper, error) {
 	}
 	tree := can.tree
 	if len(can.missing) > 0 && !cfg.Unenforced {
-		return nil, errs.E(errs.Unavailable, op, "this node cannot enforce: %s", list(can.missing)).
+		return nil, errs.E(errs.Unavailable, op, "this node cannot enforce: %s", list(sentences(can.missing))).
 			WithHint("give the keeper what is missing, or start it with --unenforced and accept that")
 	}
 	if err := os.MkdirAll(cfg.StateDir, 0o700); err != nil {
 		return nil, errs.E(errs.Unavailable, op, "%w", err)
 	}
 	k := &Keeper{
-		cfg: cfg, log: cfg.Log, boot: rand.Text(), notEnforced: can.missing, tree: tree, ownUsers: can.ownUsers,
+		cfg: cfg, log: cfg.Log, boot: rand.Text(), notEnforced: sentences(can.missing), tree: tree, ownUsers: can.ownUsers,
 		records: records{dir: cfg.StateDir},
 		slices:  map[string]*slice{}, epochs: map[attemptOf]uint64{},
 		ids: newIDPool(firstID, maxSlices), edges: map[edgeKey]*heldEdge{},

@@ -39,6 +39,15 @@ func TestVMEverythingIsEnforced(t *testing.T) {
 	if err != nil || len(c.NotEnforced) != 0 {
 		t.Errorf("%+v, %v", c, err)
 	}
+	// Who only looks finds the same, beside the keeper's folder and in it.
+	for _, root := range []string{n.k.cfg.CgroupRoot, n.k.cfg.CgroupRoot + "-none"} {
+		if lacks, err := Examine(Config{CgroupRoot: root, Watchdog: true}); err != nil || len(lacks) != 0 {
+			t.Errorf("looking at %s: %+v, %v", root, lacks, err)
+		}
+		if _, err := os.Stat(n.k.cfg.CgroupRoot + "-none"); err == nil {
+			t.Error("looking made a group")
+		}
+	}
 	res := n.try("see", nil, "read=/proc/self/cgroup", "uid")
 	if r := res["read=/proc/self/cgroup"]; r.Text != "0::/\n" {
 		t.Errorf("the slice sees its cgroup's path: %+v", r)

@@ -119,7 +119,11 @@ func licence(dir string) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		text := strings.ToLower(strings.Join(strings.Fields(string(b)), " "))
+		var words []string
+		for line := range strings.Lines(string(b)) { // a text may be quoted, as in mail
+			words = append(words, strings.Fields(strings.TrimPrefix(line, ">"))...)
+		}
+		text := strings.ToLower(strings.Join(words, " "))
 		for _, a := range accepted {
 			if strings.Contains(text, a.sentence) {
 				return a.name, nil

@@ -307,6 +307,11 @@ type ClusterStatusResponse struct {
 	Nodes         int32                  `protobuf:"varint,8,opt,name=nodes,proto3" json:"nodes,omitempty"`
 	NodesReady    int32                  `protobuf:"varint,9,opt,name=nodes_ready,json=nodesReady,proto3" json:"nodes_ready,omitempty"`
 	KekProtection string                 `protobuf:"bytes,10,opt,name=kek_protection,json=kekProtection,proto3" json:"kek_protection,omitempty"` // "not protected against disk theft" until a TPM holds it
+	// Of the answering control node: its program, the Go that built it, and the image it was
+	// booted from (empty on an ordinary host).
+	Version       string `protobuf:"bytes,11,opt,name=version,proto3" json:"version,omitempty"`
+	GoVersion     string `protobuf:"bytes,12,opt,name=go_version,json=goVersion,proto3" json:"go_version,omitempty"`
+	ImageDigest   string `protobuf:"bytes,13,opt,name=image_digest,json=imageDigest,proto3" json:"image_digest,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -407,6 +412,27 @@ func (x *ClusterStatusResponse) GetNodesReady() int32 {
 func (x *ClusterStatusResponse) GetKekProtection() string {
 	if x != nil {
 		return x.KekProtection
+	}
+	return ""
+}
+
+func (x *ClusterStatusResponse) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *ClusterStatusResponse) GetGoVersion() string {
+	if x != nil {
+		return x.GoVersion
+	}
+	return ""
+}
+
+func (x *ClusterStatusResponse) GetImageDigest() string {
+	if x != nil {
+		return x.ImageDigest
 	}
 	return ""
 }
@@ -1509,7 +1535,7 @@ const file_runink_v1_cluster_proto_rawDesc = "" +
 	"cluster_id\x18\x01 \x01(\tR\tclusterId\x12!\n" +
 	"\frecovery_key\x18\x02 \x01(\tR\vrecoveryKey\"P\n" +
 	"\x14ClusterStatusRequest\x128\n" +
-	"\vconsistency\x18\x01 \x01(\x0e2\x16.runink.v1.ConsistencyR\vconsistency\"\xa7\x02\n" +
+	"\vconsistency\x18\x01 \x01(\x0e2\x16.runink.v1.ConsistencyR\vconsistency\"\x83\x03\n" +
 	"\x15ClusterStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
 	"\n" +
@@ -1524,7 +1550,11 @@ const file_runink_v1_cluster_proto_rawDesc = "" +
 	"\vnodes_ready\x18\t \x01(\x05R\n" +
 	"nodesReady\x12%\n" +
 	"\x0ekek_protection\x18\n" +
-	" \x01(\tR\rkekProtection\"}\n" +
+	" \x01(\tR\rkekProtection\x12\x18\n" +
+	"\aversion\x18\v \x01(\tR\aversion\x12\x1d\n" +
+	"\n" +
+	"go_version\x18\f \x01(\tR\tgoVersion\x12!\n" +
+	"\fimage_digest\x18\r \x01(\tR\vimageDigest\"}\n" +
 	"\x06Member\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\araft_id\x18\x02 \x01(\tR\x06raftId\x12\x18\n" +

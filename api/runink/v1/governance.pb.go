@@ -23,6 +23,94 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type OpenLineageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenLineageRequest) Reset() {
+	*x = OpenLineageRequest{}
+	mi := &file_runink_v1_governance_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenLineageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenLineageRequest) ProtoMessage() {}
+
+func (x *OpenLineageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_runink_v1_governance_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenLineageRequest.ProtoReflect.Descriptor instead.
+func (*OpenLineageRequest) Descriptor() ([]byte, []int) {
+	return file_runink_v1_governance_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *OpenLineageRequest) GetRun() string {
+	if x != nil {
+		return x.Run
+	}
+	return ""
+}
+
+type OpenLineageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        []string               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"` // JSON, in the order of their times
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenLineageResponse) Reset() {
+	*x = OpenLineageResponse{}
+	mi := &file_runink_v1_governance_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenLineageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenLineageResponse) ProtoMessage() {}
+
+func (x *OpenLineageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_runink_v1_governance_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenLineageResponse.ProtoReflect.Descriptor instead.
+func (*OpenLineageResponse) Descriptor() ([]byte, []int) {
+	return file_runink_v1_governance_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *OpenLineageResponse) GetEvents() []string {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
 type LineageRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Root:
@@ -38,7 +126,7 @@ type LineageRequest struct {
 
 func (x *LineageRequest) Reset() {
 	*x = LineageRequest{}
-	mi := &file_runink_v1_governance_proto_msgTypes[0]
+	mi := &file_runink_v1_governance_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -50,7 +138,7 @@ func (x *LineageRequest) String() string {
 func (*LineageRequest) ProtoMessage() {}
 
 func (x *LineageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_governance_proto_msgTypes[0]
+	mi := &file_runink_v1_governance_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -63,7 +151,7 @@ func (x *LineageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageRequest.ProtoReflect.Descriptor instead.
 func (*LineageRequest) Descriptor() ([]byte, []int) {
-	return file_runink_v1_governance_proto_rawDescGZIP(), []int{0}
+	return file_runink_v1_governance_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *LineageRequest) GetRoot() isLineageRequest_Root {
@@ -141,7 +229,7 @@ type LineageNode struct {
 
 func (x *LineageNode) Reset() {
 	*x = LineageNode{}
-	mi := &file_runink_v1_governance_proto_msgTypes[1]
+	mi := &file_runink_v1_governance_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -153,7 +241,7 @@ func (x *LineageNode) String() string {
 func (*LineageNode) ProtoMessage() {}
 
 func (x *LineageNode) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_governance_proto_msgTypes[1]
+	mi := &file_runink_v1_governance_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -166,7 +254,7 @@ func (x *LineageNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageNode.ProtoReflect.Descriptor instead.
 func (*LineageNode) Descriptor() ([]byte, []int) {
-	return file_runink_v1_governance_proto_rawDescGZIP(), []int{1}
+	return file_runink_v1_governance_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *LineageNode) GetId() string {
@@ -257,7 +345,7 @@ type LineageEdge struct {
 
 func (x *LineageEdge) Reset() {
 	*x = LineageEdge{}
-	mi := &file_runink_v1_governance_proto_msgTypes[2]
+	mi := &file_runink_v1_governance_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -269,7 +357,7 @@ func (x *LineageEdge) String() string {
 func (*LineageEdge) ProtoMessage() {}
 
 func (x *LineageEdge) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_governance_proto_msgTypes[2]
+	mi := &file_runink_v1_governance_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -282,7 +370,7 @@ func (x *LineageEdge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageEdge.ProtoReflect.Descriptor instead.
 func (*LineageEdge) Descriptor() ([]byte, []int) {
-	return file_runink_v1_governance_proto_rawDescGZIP(), []int{2}
+	return file_runink_v1_governance_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *LineageEdge) GetFrom() string {
@@ -317,7 +405,7 @@ type LineageResponse struct {
 
 func (x *LineageResponse) Reset() {
 	*x = LineageResponse{}
-	mi := &file_runink_v1_governance_proto_msgTypes[3]
+	mi := &file_runink_v1_governance_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -329,7 +417,7 @@ func (x *LineageResponse) String() string {
 func (*LineageResponse) ProtoMessage() {}
 
 func (x *LineageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_governance_proto_msgTypes[3]
+	mi := &file_runink_v1_governance_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -342,7 +430,7 @@ func (x *LineageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LineageResponse.ProtoReflect.Descriptor instead.
 func (*LineageResponse) Descriptor() ([]byte, []int) {
-	return file_runink_v1_governance_proto_rawDescGZIP(), []int{3}
+	return file_runink_v1_governance_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *LineageResponse) GetNodes() []*LineageNode {
@@ -375,7 +463,7 @@ type ListDatasetsRequest struct {
 
 func (x *ListDatasetsRequest) Reset() {
 	*x = ListDatasetsRequest{}
-	mi := &file_runink_v1_governance_proto_msgTypes[4]
+	mi := &file_runink_v1_governance_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -387,7 +475,7 @@ func (x *ListDatasetsRequest) String() string {
 func (*ListDatasetsRequest) ProtoMessage() {}
 
 func (x *ListDatasetsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_governance_proto_msgTypes[4]
+	mi := &file_runink_v1_governance_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -400,7 +488,7 @@ func (x *ListDatasetsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDatasetsRequest.ProtoReflect.Descriptor instead.
 func (*ListDatasetsRequest) Descriptor() ([]byte, []int) {
-	return file_runink_v1_governance_proto_rawDescGZIP(), []int{4}
+	return file_runink_v1_governance_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ListDatasetsRequest) GetHerd() string {
@@ -419,7 +507,7 @@ type ListDatasetsResponse struct {
 
 func (x *ListDatasetsResponse) Reset() {
 	*x = ListDatasetsResponse{}
-	mi := &file_runink_v1_governance_proto_msgTypes[5]
+	mi := &file_runink_v1_governance_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -431,7 +519,7 @@ func (x *ListDatasetsResponse) String() string {
 func (*ListDatasetsResponse) ProtoMessage() {}
 
 func (x *ListDatasetsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_governance_proto_msgTypes[5]
+	mi := &file_runink_v1_governance_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -444,7 +532,7 @@ func (x *ListDatasetsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDatasetsResponse.ProtoReflect.Descriptor instead.
 func (*ListDatasetsResponse) Descriptor() ([]byte, []int) {
-	return file_runink_v1_governance_proto_rawDescGZIP(), []int{5}
+	return file_runink_v1_governance_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ListDatasetsResponse) GetDatasets() []*LineageNode {
@@ -458,7 +546,11 @@ var File_runink_v1_governance_proto protoreflect.FileDescriptor
 
 const file_runink_v1_governance_proto_rawDesc = "" +
 	"\n" +
-	"\x1arunink/v1/governance.proto\x12\trunink.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa0\x01\n" +
+	"\x1arunink/v1/governance.proto\x12\trunink.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"/\n" +
+	"\x12OpenLineageRequest\x12\x19\n" +
+	"\x03run\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x03run\"-\n" +
+	"\x13OpenLineageResponse\x12\x16\n" +
+	"\x06events\x18\x01 \x03(\tR\x06events\"\xa0\x01\n" +
 	"\x0eLineageRequest\x12\x12\n" +
 	"\x03run\x18\x01 \x01(\tH\x00R\x03run\x12\x1a\n" +
 	"\adataset\x18\x02 \x01(\tH\x00R\adataset\x125\n" +
@@ -494,10 +586,11 @@ const file_runink_v1_governance_proto_rawDesc = "" +
 	"\x13ListDatasetsRequest\x12\x12\n" +
 	"\x04herd\x18\x01 \x01(\tR\x04herd\"J\n" +
 	"\x14ListDatasetsResponse\x122\n" +
-	"\bdatasets\x18\x01 \x03(\v2\x16.runink.v1.LineageNodeR\bdatasets2\xa6\x01\n" +
+	"\bdatasets\x18\x01 \x03(\v2\x16.runink.v1.LineageNodeR\bdatasets2\xf4\x01\n" +
 	"\x11GovernanceService\x12@\n" +
 	"\aLineage\x12\x19.runink.v1.LineageRequest\x1a\x1a.runink.v1.LineageResponse\x12O\n" +
-	"\fListDatasets\x12\x1e.runink.v1.ListDatasetsRequest\x1a\x1f.runink.v1.ListDatasetsResponseB1Z/github.com/runink/runink/api/runink/v1;runinkv1b\x06proto3"
+	"\fListDatasets\x12\x1e.runink.v1.ListDatasetsRequest\x1a\x1f.runink.v1.ListDatasetsResponse\x12L\n" +
+	"\vOpenLineage\x12\x1d.runink.v1.OpenLineageRequest\x1a\x1e.runink.v1.OpenLineageResponseB1Z/github.com/runink/runink/api/runink/v1;runinkv1b\x06proto3"
 
 var (
 	file_runink_v1_governance_proto_rawDescOnce sync.Once
@@ -511,29 +604,33 @@ func file_runink_v1_governance_proto_rawDescGZIP() []byte {
 	return file_runink_v1_governance_proto_rawDescData
 }
 
-var file_runink_v1_governance_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_runink_v1_governance_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_runink_v1_governance_proto_goTypes = []any{
-	(*LineageRequest)(nil),        // 0: runink.v1.LineageRequest
-	(*LineageNode)(nil),           // 1: runink.v1.LineageNode
-	(*LineageEdge)(nil),           // 2: runink.v1.LineageEdge
-	(*LineageResponse)(nil),       // 3: runink.v1.LineageResponse
-	(*ListDatasetsRequest)(nil),   // 4: runink.v1.ListDatasetsRequest
-	(*ListDatasetsResponse)(nil),  // 5: runink.v1.ListDatasetsResponse
-	nil,                           // 6: runink.v1.LineageNode.RejectedEntry
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*OpenLineageRequest)(nil),    // 0: runink.v1.OpenLineageRequest
+	(*OpenLineageResponse)(nil),   // 1: runink.v1.OpenLineageResponse
+	(*LineageRequest)(nil),        // 2: runink.v1.LineageRequest
+	(*LineageNode)(nil),           // 3: runink.v1.LineageNode
+	(*LineageEdge)(nil),           // 4: runink.v1.LineageEdge
+	(*LineageResponse)(nil),       // 5: runink.v1.LineageResponse
+	(*ListDatasetsRequest)(nil),   // 6: runink.v1.ListDatasetsRequest
+	(*ListDatasetsResponse)(nil),  // 7: runink.v1.ListDatasetsResponse
+	nil,                           // 8: runink.v1.LineageNode.RejectedEntry
+	(*timestamppb.Timestamp)(nil), // 9: google.protobuf.Timestamp
 }
 var file_runink_v1_governance_proto_depIdxs = []int32{
-	6, // 0: runink.v1.LineageNode.rejected:type_name -> runink.v1.LineageNode.RejectedEntry
-	7, // 1: runink.v1.LineageNode.time:type_name -> google.protobuf.Timestamp
-	1, // 2: runink.v1.LineageResponse.nodes:type_name -> runink.v1.LineageNode
-	2, // 3: runink.v1.LineageResponse.edges:type_name -> runink.v1.LineageEdge
-	1, // 4: runink.v1.ListDatasetsResponse.datasets:type_name -> runink.v1.LineageNode
-	0, // 5: runink.v1.GovernanceService.Lineage:input_type -> runink.v1.LineageRequest
-	4, // 6: runink.v1.GovernanceService.ListDatasets:input_type -> runink.v1.ListDatasetsRequest
-	3, // 7: runink.v1.GovernanceService.Lineage:output_type -> runink.v1.LineageResponse
-	5, // 8: runink.v1.GovernanceService.ListDatasets:output_type -> runink.v1.ListDatasetsResponse
-	7, // [7:9] is the sub-list for method output_type
-	5, // [5:7] is the sub-list for method input_type
+	8, // 0: runink.v1.LineageNode.rejected:type_name -> runink.v1.LineageNode.RejectedEntry
+	9, // 1: runink.v1.LineageNode.time:type_name -> google.protobuf.Timestamp
+	3, // 2: runink.v1.LineageResponse.nodes:type_name -> runink.v1.LineageNode
+	4, // 3: runink.v1.LineageResponse.edges:type_name -> runink.v1.LineageEdge
+	3, // 4: runink.v1.ListDatasetsResponse.datasets:type_name -> runink.v1.LineageNode
+	2, // 5: runink.v1.GovernanceService.Lineage:input_type -> runink.v1.LineageRequest
+	6, // 6: runink.v1.GovernanceService.ListDatasets:input_type -> runink.v1.ListDatasetsRequest
+	0, // 7: runink.v1.GovernanceService.OpenLineage:input_type -> runink.v1.OpenLineageRequest
+	5, // 8: runink.v1.GovernanceService.Lineage:output_type -> runink.v1.LineageResponse
+	7, // 9: runink.v1.GovernanceService.ListDatasets:output_type -> runink.v1.ListDatasetsResponse
+	1, // 10: runink.v1.GovernanceService.OpenLineage:output_type -> runink.v1.OpenLineageResponse
+	8, // [8:11] is the sub-list for method output_type
+	5, // [5:8] is the sub-list for method input_type
 	5, // [5:5] is the sub-list for extension type_name
 	5, // [5:5] is the sub-list for extension extendee
 	0, // [0:5] is the sub-list for field type_name
@@ -544,7 +641,7 @@ func file_runink_v1_governance_proto_init() {
 	if File_runink_v1_governance_proto != nil {
 		return
 	}
-	file_runink_v1_governance_proto_msgTypes[0].OneofWrappers = []any{
+	file_runink_v1_governance_proto_msgTypes[2].OneofWrappers = []any{
 		(*LineageRequest_Run)(nil),
 		(*LineageRequest_Dataset)(nil),
 	}
@@ -554,7 +651,7 @@ func file_runink_v1_governance_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runink_v1_governance_proto_rawDesc), len(file_runink_v1_governance_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

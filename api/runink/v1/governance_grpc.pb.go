@@ -21,6 +21,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	GovernanceService_Lineage_FullMethodName      = "/runink.v1.GovernanceService/Lineage"
 	GovernanceService_ListDatasets_FullMethodName = "/runink.v1.GovernanceService/ListDatasets"
+	GovernanceService_OpenLineage_FullMethodName  = "/runink.v1.GovernanceService/OpenLineage"
 )
 
 // GovernanceServiceClient is the client API for GovernanceService service.
@@ -32,6 +33,9 @@ type GovernanceServiceClient interface {
 	// Lineage walks the graph of datasets and jobs up or down from a dataset or a run.
 	Lineage(ctx context.Context, in *LineageRequest, opts ...grpc.CallOption) (*LineageResponse, error)
 	ListDatasets(ctx context.Context, in *ListDatasetsRequest, opts ...grpc.CallOption) (*ListDatasetsResponse, error)
+	// OpenLineage returns a run as OpenLineage run events (spec 2-0-2): START, and COMPLETE,
+	// FAIL or ABORT once it has ended.
+	OpenLineage(ctx context.Context, in *OpenLineageRequest, opts ...grpc.CallOption) (*OpenLineageResponse, error)
 }
 
 type governanceServiceClient struct {
@@ -62,6 +66,16 @@ func (c *governanceServiceClient) ListDatasets(ctx context.Context, in *ListData
 	return out, nil
 }
 
+func (c *governanceServiceClient) OpenLineage(ctx context.Context, in *OpenLineageRequest, opts ...grpc.CallOption) (*OpenLineageResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(OpenLineageResponse)
+	err := c.cc.Invoke(ctx, GovernanceService_OpenLineage_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // GovernanceServiceServer is the server API for GovernanceService service.
 // All implementations must embed UnimplementedGovernanceServiceServer
 // for forward compatibility.
@@ -71,6 +85,9 @@ type GovernanceServiceServer interface {
 	// Lineage walks the graph of datasets and jobs up or down from a dataset or a run.
 	Lineage(context.Context, *LineageRequest) (*LineageResponse, error)
 	ListDatasets(context.Context, *ListDatasetsRequest) (*ListDatasetsResponse, error)
+	// OpenLineage returns a run as OpenLineage run events (spec 2-0-2): START, and COMPLETE,
+	// FAIL or ABORT once it has ended.
+	OpenLineage(context.Context, *OpenLineageRequest) (*OpenLineageResponse, error)
 	mustEmbedUnimplementedGovernanceServiceServer()
 }
 
@@ -86,6 +103,9 @@ func (UnimplementedGovernanceServiceServer) Lineage(context.Context, *LineageReq
 }
 func (UnimplementedGovernanceServiceServer) ListDatasets(context.Context, *ListDatasetsRequest) (*ListDatasetsResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method ListDatasets not implemented")
+}
+func (UnimplementedGovernanceServiceServer) OpenLineage(context.Context, *OpenLineageRequest) (*OpenLineageResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method OpenLineage not implemented")
 }
 func (UnimplementedGovernanceServiceServer) mustEmbedUnimplementedGovernanceServiceServer() {}
 func (UnimplementedGovernanceServiceServer) testEmbeddedByValue()                           {}
@@ -144,6 +164,24 @@ func _GovernanceService_ListDatasets_Handler(srv interface{}, ctx context.Contex
 	return interceptor(ctx, in, info, handler)
 }
 
+func _GovernanceService_OpenLineage_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(OpenLineageRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(GovernanceServiceServer).OpenLineage(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: GovernanceService_OpenLineage_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(GovernanceServiceServer).OpenLineage(ctx, req.(*OpenLineageRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // GovernanceService_ServiceDesc is the grpc.ServiceDesc for GovernanceService service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -158,6 +196,10 @@ var GovernanceService_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "ListDatasets",
 			Handler:    _GovernanceService_ListDatasets_Handler,
+		},
+		{
+			MethodName: "OpenLineage",
+			Handler:    _GovernanceService_OpenLineage_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -61,6 +61,7 @@ func New(ctx context.Context, cc *grpc.ClientConn, l Limits, log *slog.Logger) (
 		v1.RegisterClusterServiceHandler, v1.RegisterNodeServiceHandler, v1.RegisterHerdServiceHandler,
 		v1.RegisterIdentityServiceHandler, v1.RegisterSecretServiceHandler, v1.RegisterAuditServiceHandler,
 		v1.RegisterRunServiceHandler, v1.RegisterArtifactServiceHandler, v1.RegisterGovernanceServiceHandler,
+		v1.RegisterEventServiceHandler, v1.RegisterSchedulerServiceHandler,
 	} {
 		if err := register(ctx, g.mux, cc); err != nil {
 			return nil, errs.E(errs.Internal, "make gateway", "%w", err)
