@@ -117,7 +117,7 @@ func (c *codec) of(v any) form {
 		return c.form
 	}
 	switch v.(type) {
-	case *v1.DownloadBlobResponse, *v1.OpenRejectedResponse, *v1.SnapshotChunk:
+	case *v1.DownloadBlobResponse, *v1.OpenRejectedResponse, *v1.SnapshotChunk, *v1.DecisionsResponse:
 		return plain
 	}
 	return lines
