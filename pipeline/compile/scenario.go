@@ -86,6 +86,7 @@ func (s *scenario) resolve() {
 	for _, b := range s.blocks {
 		current = s.wire(b, current, &sources)
 	}
+	s.files()
 	s.unreadSecrets()
 	s.routing()
 	s.failures()
