@@ -228,3 +228,37 @@ func TestRunLocal(t *testing.T) {
 		}
 	}
 }
+
+// A pipeline whose sink is its source is refused by check, and one that --input makes so by
+// the run; the data stays.
+func TestARunKeepsItsInputs(t *testing.T) {
+	file := pipeline(t)
+	dir := filepath.Dir(file)
+	bad := filepath.Join(dir, "bad.dsl")
+	if err := os.WriteFile(bad, []byte(strings.Replace(countDSL, "file://out.jsonl", "file://in.jsonl", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, status := runink(t, "", "check", bad); status != exitUsage || !strings.Contains(stderr, bad+":12:12: error[E216]") {
+		t.Errorf("check: %d %s", status, stderr)
+	}
+	for name, args := range map[string][]string{
+		"sink is source":  {bad},
+		"sink is --input": {file, "--input", "in=" + filepath.Join(dir, "out.jsonl")},
+	} {
+		const data = "{\"a\":2}\n{\"a\":0}\n"
+		for _, f := range []string{"in.jsonl", "out.jsonl"} {
+			if err := os.WriteFile(filepath.Join(dir, f), []byte(data), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := command(t, append([]string{"run", "--local"}, args...)...)
+		if errs.KindOf(err) != errs.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, f := range []string{"in.jsonl", "out.jsonl"} {
+			if b, err := os.ReadFile(filepath.Join(dir, f)); err != nil || string(b) != data {
+				t.Errorf("%s: %s is %q, %v", name, f, b, err)
+			}
+		}
+	}
+}

@@ -56,8 +56,8 @@ func runLocal(c *cobra.Command, file string, f runFlags) error {
 	}
 	run := localEngine // built-in steps read no secrets
 	if p.Native {
-		run = func(c *cobra.Command, p *plan.Plan, dir string, params map[string]string, sources []source) (*engine.LocalResult, error) {
-			return localProgram(c, p, dir, params, sources, secrets)
+		run = func(c *cobra.Command, p *plan.Plan, dir string, params map[string]string, inputs map[string]string) (*engine.LocalResult, error) {
+			return localProgram(c, p, dir, params, inputs, secrets)
 		}
 	}
 	if params, err = resolve(p, params); err != nil {
@@ -67,24 +67,28 @@ func runLocal(c *cobra.Command, file string, f runFlags) error {
 	if err != nil {
 		return err
 	}
-	res, err := run(c, p, r.Dir, params, sources)
+	inputs := map[string]string{}
+	for _, s := range sources {
+		inputs[s.block] = s.path
+	}
+	// Also told here, before a program is built.
+	if _, err := engine.LocalFiles(p, r.Dir, params, inputs); err != nil {
+		return err
+	}
+	res, err := run(c, p, r.Dir, params, inputs)
 	if err != nil {
 		return err
 	}
 	return printLocal(c, res)
 }
 
-func localEngine(c *cobra.Command, p *plan.Plan, dir string, params map[string]string, sources []source) (*engine.LocalResult, error) {
-	inputs := map[string]string{}
-	for _, s := range sources {
-		inputs[s.block] = s.path
-	}
+func localEngine(c *cobra.Command, p *plan.Plan, dir string, params map[string]string, inputs map[string]string) (*engine.LocalResult, error) {
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
 	return engine.RunLocal(c.Context(), p, dir, params, dynamic.New(p), engine.LocalOptions{Inputs: inputs, Log: log})
 }
 
 // localProgram builds the plan's program and has it run the whole plan.
-func localProgram(c *cobra.Command, p *plan.Plan, dir string, params map[string]string, sources []source, secrets map[string][]byte) (*engine.LocalResult, error) {
+func localProgram(c *cobra.Command, p *plan.Plan, dir string, params map[string]string, inputs map[string]string, secrets map[string][]byte) (*engine.LocalResult, error) {
 	const op = "run locally"
 	cache, err := builder.DefaultCache()
 	if err != nil {
@@ -106,8 +110,8 @@ func localProgram(c *cobra.Command, p *plan.Plan, dir string, params map[string]
 	for _, k := range slices.Sorted(maps.Keys(params)) {
 		args = append(args, "-param", k+"="+params[k])
 	}
-	for _, s := range sources {
-		args = append(args, "-input", s.block+"="+s.path)
+	for _, k := range slices.Sorted(maps.Keys(inputs)) {
+		args = append(args, "-input", k+"="+inputs[k])
 	}
 	values, err := json.Marshal(secrets)
 	if err != nil {
