@@ -207,7 +207,8 @@ func (s *scenario) deadLetterFrom(d *block, v lang.Value, named map[string]*bloc
 		return
 	}
 	if old := named[v.Text]; old != nil {
-		s.diags.Add(lang.CodeFailure, v.At(0), len(v.Text), "two @dlq take %q", v.Text).Note("the first is at %s", lang.Place(old.Pos))
+		s.diags.Add(lang.CodeFailure, v.At(0), len(v.Text), "two @dlq take %q", v.Text).
+			Note("the first is at %s", lang.Place(old.Pos)).WithHint("remove it from one of them")
 		return
 	}
 	named[v.Text] = d

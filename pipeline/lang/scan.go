@@ -330,7 +330,8 @@ func (s *scanner) arg(a *Annotation, before []string) bool {
 	}
 	arg.Key = s.src[from:save]
 	if !isName(arg.Key) {
-		s.diags.Add(CodeArgs, arg.KeyPos, len(arg.Key), "%q is not a key: keys are letters, digits and _", arg.Key)
+		s.diags.Add(CodeArgs, arg.KeyPos, len(arg.Key), "%q is not a key: keys are letters, digits and _", arg.Key).
+			WithHint("write key=value, or put text with = in it in quotes")
 		return false
 	}
 	s.off++
