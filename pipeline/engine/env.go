@@ -117,12 +117,12 @@ func expand(s string, text map[string]string) (string, error) {
 		}
 		j := strings.IndexByte(s[i:], '}')
 		if j < 0 {
-			return "", errs.E(errs.Invalid, "expand parameters", "%q: missing }", s)
+			return "", errs.E(errs.Invalid, "expand parameters", "%q: missing }", s).WithHint("a parameter is written ${name}")
 		}
 		name := s[i+2 : i+j]
 		v, ok := text[name]
 		if !ok {
-			return "", errs.E(errs.Invalid, "expand parameters", "%q: no parameter %q", s, name)
+			return "", errs.E(errs.Invalid, "expand parameters", "%q: no parameter %q", s, name).WithHint("declare it with @param(%q)", name)
 		}
 		b.WriteString(s[:i])
 		b.WriteString(v)
