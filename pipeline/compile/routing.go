@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/runink/runink/internal/plan"
@@ -93,6 +94,25 @@ func (s *scenario) failures() {
 		}
 		s.exits(b, beside, everything, named)
 	}
+	s.leaveOutEmpty()
+}
+
+// leaveOutEmpty takes dead letters out of the pipeline that nothing can reach: no slice would
+// run them. With errors it is too early to say which those are.
+func (s *scenario) leaveOutEmpty() {
+	if s.diags.HasErrors() {
+		return
+	}
+	s.blocks = slices.DeleteFunc(s.blocks, func(d *block) bool {
+		if d.Kind != plan.KindDLQ || slices.ContainsFunc(s.edges, func(e plan.Edge) bool { return e.To == d.Name }) {
+			return false
+		}
+		if d.serves == nil { // one beside a head was told there
+			s.diags.Add(lang.CodeFailure, d.Pos, d.ast.Head.Width(), "nothing is rejected that this @dlq takes, so it would stay empty and is left out").Warn().
+				WithHint("remove it")
+		}
+		return true
+	})
 }
 
 // exits makes the edges of a block's failures to dead letters.
