@@ -34,13 +34,13 @@ func (s *scenario) files() {
 		v := b.ast.Head.Positional(0).Value
 		if r, reads := readers[f]; reads {
 			s.diags.Add(lang.CodeURI, v.At(0), len(v.Text), "%s %q would overwrite the file that source %q reads", b.Kind, b.Name, r.block.Name).
-				Note("the source is at %s", lang.Place(r.uri.At(0))).
+				Note("the source is at %s", r.uri.At(0)).
 				WithHint("write another file: what a run reads must stay for the next one")
 			continue
 		}
 		if w, written := writers[f]; written {
 			s.diags.Add(lang.CodeURI, v.At(0), len(v.Text), "%s %q writes the same file as %s %q", b.Kind, b.Name, w.block.Kind, w.block.Name).
-				Note("the first is at %s", lang.Place(w.uri.At(0))).
+				Note("the first is at %s", w.uri.At(0)).
 				WithHint("give one of them another file")
 			continue
 		}

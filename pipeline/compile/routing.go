@@ -191,7 +191,7 @@ func (s *scenario) deadLetters() (everything *block, named map[string]*block) {
 		if from == nil {
 			if everything != nil {
 				s.diags.Add(lang.CodeFailure, d.Pos, d.ast.Head.Width(), "two @dlq take everything").
-					Note("the first is at %s", lang.Place(everything.Pos)).WithHint(`give one of them from="…"`)
+					Note("the first is at %s", everything.Pos).WithHint(`give one of them from="…"`)
 				continue
 			}
 			everything = d
@@ -228,7 +228,7 @@ func (s *scenario) deadLetterFrom(d *block, v lang.Value, named map[string]*bloc
 	}
 	if old := named[v.Text]; old != nil {
 		s.diags.Add(lang.CodeFailure, v.At(0), len(v.Text), "two @dlq take %q", v.Text).
-			Note("the first is at %s", lang.Place(old.Pos)).WithHint("remove it from one of them")
+			Note("the first is at %s", old.Pos).WithHint("remove it from one of them")
 		return
 	}
 	named[v.Text] = d

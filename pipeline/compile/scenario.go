@@ -130,7 +130,7 @@ func (s *scenario) param(a *lang.Annotation, name lang.Value) {
 	}
 	if old := s.params.find(p.Name); old != nil {
 		s.diags.Add(lang.CodeDuplicate, name.At(0), len(name.Text), "parameter %q twice", p.Name).
-			Note("the first is at %s", lang.Place(old.Pos)).WithHint("remove one of them, or give it another name")
+			Note("the first is at %s", old.Pos).WithHint("remove one of them, or give it another name")
 		return
 	}
 	if t := a.Arg("type"); t != nil {
@@ -213,7 +213,7 @@ func (s *scenario) name(b *block) {
 	}
 	if old := s.byName[b.Name]; old != nil {
 		s.diags.Add(lang.CodeDuplicate, pos, max(width, 1), "two blocks are named %q", b.Name).
-			Note("the first is at %s", lang.Place(old.Pos)).WithHint(`give one of them another name="…"`)
+			Note("the first is at %s", old.Pos).WithHint(`give one of them another name="…"`)
 		b.Name = fmt.Sprintf("%s-%d", b.Name, b.index)
 	}
 	s.byName[b.Name] = b
@@ -315,7 +315,7 @@ func (s *scenario) modifiers(b *block) {
 	for _, name := range []string{"contract", "dlq", "requires", "affinity"} {
 		if m := b.ast.Mod(name); len(m) > 1 {
 			s.diags.Add(lang.CodeArgs, m[1].Pos, m[1].Width(), "@%s twice in a block", name).
-				Note("the first is at %s", lang.Place(m[0].Pos)).WithHint("remove one of them")
+				Note("the first is at %s", m[0].Pos).WithHint("remove one of them")
 		}
 	}
 	if b.Kind == plan.KindSink || b.Kind == plan.KindDLQ {

@@ -7,7 +7,6 @@ import (
 	"go/types"
 	"reflect"
 	"regexp"
-	"strconv"
 	"strings"
 	"unicode"
 
@@ -40,11 +39,12 @@ func (s *schema) names() []string {
 
 // where is a note that says what the schema is made of.
 func (s *schema) note(d *lang.Diagnostic) {
-	at := ""
-	if s.Pos.File != "" {
-		at = " (" + s.Pos.File + ":" + strconv.Itoa(s.Pos.Line) + ")"
+	names := strings.Join(s.names(), ", ")
+	if s.Pos.File == "" {
+		d.Note("%s has: %s", s.Name, names)
+		return
 	}
-	d.Note("%s%s has: %s", s.Name, at, strings.Join(s.names(), ", "))
+	d.Note("%s (%s) has: %s", s.Name, plan.Pos{File: s.Pos.File, Line: s.Pos.Line}, names)
 }
 
 // seal sets the digest: the hash of fields and rules, in order, names of Go left out.

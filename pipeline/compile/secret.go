@@ -132,7 +132,7 @@ func (s *scenario) mayHave(b *block, x *plan.Secret, m *lang.Annotation) bool {
 				what = "file " + x.File + " for two secrets, " + y.Path + " and " + x.Path
 			}
 			if what != "" {
-				s.diags.Add(lang.CodeDuplicate, m.Pos, m.Width(), "%s", what).Note("the first is at %s", lang.Place(y.Pos)).WithHint("%s", hint)
+				s.diags.Add(lang.CodeDuplicate, m.Pos, m.Width(), "%s", what).Note("the first is at %s", y.Pos).WithHint("%s", hint)
 				return false
 			}
 		}

@@ -158,7 +158,7 @@ func (s *scenario) reference(b *block, v lang.Value) *stream {
 		return nil
 	case of.index >= b.index:
 		s.diags.Add(lang.CodeStream, v.At(0), len(name), "stream %q is made below or here: references point upward", name).
-			Note("it is at %s", lang.Place(of.Pos)).WithHint("move the block up")
+			Note("it is at %s", of.Pos).WithHint("move the block up")
 		return nil
 	case hasPort && !contains([]string{"rejected", "late", "unmatched"}, port):
 		s.diags.Add(lang.CodeStream, v.At(len(name)+1), max(len(port), 1), "unknown port %q", port).

@@ -342,7 +342,7 @@ func (s *scanner) arg(a *Annotation, before []string) bool {
 	arg.Value = v
 	if prev := a.Arg(arg.Key); prev != nil {
 		s.diags.Add(CodeArgs, arg.KeyPos, len(arg.Key), "@%s has key %s twice", a.Name, arg.Key).
-			Note("the first is at %s", Place(prev.KeyPos)).WithHint("remove one of them")
+			Note("the first is at %s", prev.KeyPos).WithHint("remove one of them")
 		return true
 	}
 	a.Args = append(a.Args, arg)
