@@ -143,8 +143,8 @@ func (s *scenario) param(a *lang.Annotation, name lang.Value) {
 	}
 	if d := a.Arg("default"); d != nil {
 		p.Default, p.Required = d.Value.Text, false
-		if err := checkScalar(p.Type, "", p.Default); err != nil {
-			s.diags.Add(lang.CodeParam, d.Value.Pos, d.Value.Width(), "default of %q: %v", p.Name, err).
+		if checkScalar(p.Type, "", p.Default) != nil || engine.CheckParam(p.Type, p.Default) != nil {
+			s.diags.Add(lang.CodeParam, d.Value.Pos, d.Value.Width(), "default of %q: %q is not %s", p.Name, p.Default, article(p.Type)).
 				WithHint("write %s, or leave default= out: then each run must give it", scalarForm(p.Type, ""))
 		}
 	}

@@ -71,6 +71,12 @@ func NewEnv(p *plan.Plan, text map[string]string, ctx *sdk.Context) (*Env, error
 	return e, nil
 }
 
+// CheckParam reports whether a run takes text as a parameter of a type.
+func CheckParam(typ, text string) error {
+	_, err := parseParam(typ, text)
+	return err
+}
+
 // parseParam returns string, int64, float64, bool, time.Duration or time.Time.
 func parseParam(typ, s string) (any, error) {
 	switch typ {
