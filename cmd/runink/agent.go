@@ -55,7 +55,7 @@ const engineFile = "/usr/lib/runink/runink-engine"
 
 func runAgent(ctx context.Context, f agentFlags) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
-	cfg, err := nodecfg.Load(f.config)
+	cfg, err := loadNode(f.config, "elsewhere name one like it with --config, once `runink join` has made this machine a node")
 	if err != nil {
 		return err
 	}

@@ -18,7 +18,7 @@ import (
 )
 
 func newBuildCmd() *cobra.Command {
-	var out, scenario, format string
+	var out, scenario string
 	c := &cobra.Command{
 		Use:   "build FILE.dsl",
 		Short: "Make the bundle that a cluster runs",
@@ -29,23 +29,19 @@ Your folder stays as it is, apart from the bundle.`,
   runink build flights.dsl --out /tmp/flights.bundle`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := oneOf("-o", format, "table", "json"); err != nil {
-				return err
-			}
 			b, err := buildBundle(c.Context(), c.ErrOrStderr(), args[0], scenario, out)
 			if err != nil {
 				return err
 			}
-			if format == "json" {
-				return printJSON(c.OutOrStdout(), map[string]any{"path": b.Path, "digest": b.Digest, "bytes": b.Bytes, "plan": b.Plan.Name})
-			}
-			_, err = fmt.Fprintf(c.OutOrStdout(), "%s\n%s, %.1f MiB\n", b.Path, b.Digest, float64(b.Bytes)/(1<<20))
-			return err
+			v := map[string]any{"path": b.Path, "digest": b.Digest, "bytes": b.Bytes, "plan": b.Plan.Name}
+			return emitJSON(c, v, func(w io.Writer) {
+				fmt.Fprintf(w, "%s\n%s, %.1f MiB\n", b.Path, b.Digest, float64(b.Bytes)/(1<<20))
+			})
 		},
 	}
 	c.Flags().StringVar(&out, "out", "", "file of the bundle (default NAME.bundle beside the .dsl)")
 	c.Flags().StringVar(&scenario, "scenario", "", "which scenario, where the file has several")
-	c.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	addOutputFlag(c)
 	return c
 }
 

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -17,7 +16,6 @@ import (
 )
 
 func newCheckCmd() *cobra.Command {
-	var format string
 	c := &cobra.Command{
 		Use:   "check FILE.dsl…",
 		Short: "Report everything that is wrong with a pipeline",
@@ -29,18 +27,19 @@ Exit status 2 says that something is wrong.`,
   runink check -o json flights.dsl | jq '.diagnostics[].message'`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := oneOf("-o", format, "table", "json"); err != nil {
-				return err
-			}
-			return check(c, args, format)
+			return check(c, args)
 		},
 	}
-	c.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	addOutputFlag(c)
 	return c
 }
 
-// check compiles each file; findings go to stderr, or all of them as JSON to stdout.
-func check(c *cobra.Command, files []string, format string) error {
+// check compiles each file; findings go to stderr, or all of them as JSON or YAML to stdout.
+func check(c *cobra.Command, files []string) error {
+	form, err := c.Flags().GetString("output")
+	if err != nil {
+		return err
+	}
 	type finding struct {
 		Path string `json:"path"` // of the .dsl, as given
 		lang.Diagnostic
@@ -56,7 +55,7 @@ func check(c *cobra.Command, files []string, format string) error {
 		for _, d := range r.Diags.Sorted() {
 			all = append(all, finding{file, d})
 		}
-		if format == "table" {
+		if form == "table" {
 			printDiagnostics(c.ErrOrStderr(), file, r.Diags)
 			if !r.Diags.HasErrors() {
 				for _, p := range r.Plans {
@@ -65,8 +64,8 @@ func check(c *cobra.Command, files []string, format string) error {
 			}
 		}
 	}
-	if format == "json" {
-		if err := printJSON(c.OutOrStdout(), map[string]any{"diagnostics": all}); err != nil {
+	if form != "table" {
+		if err := writeJSON(c, form, map[string]any{"diagnostics": all}); err != nil {
 			return err
 		}
 	}
@@ -106,13 +105,6 @@ func plural(n int, what string) string {
 		return "1 " + what
 	}
 	return fmt.Sprintf("%d %ss", n, what)
-}
-
-func printJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
 }
 
 // oneOf refuses a flag's value that is none of the allowed.

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -69,30 +68,45 @@ func newContextAddCmd() *cobra.Command {
 	return c
 }
 
+// contextEntry is what `context list` shows of a context: its API key is never printed.
+type contextEntry struct {
+	Name      string   `json:"name"`
+	Current   bool     `json:"current"`
+	Addresses []string `json:"addresses"`
+	As        string   `json:"as"` // operator or API key
+}
+
 func newContextListCmd() *cobra.Command {
-	return &cobra.Command{
+	c := &cobra.Command{
 		Use: "list", Short: "List contexts", Args: cobra.NoArgs, Example: "  runink context list",
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := loadClientConfig()
 			if err != nil {
 				return err
 			}
-			w := tabwriter.NewWriter(c.OutOrStdout(), 0, 8, 2, ' ', 0)
-			row(w, "CURRENT", "NAME", "ADDRESSES", "AS")
+			list := []contextEntry{}
 			for _, n := range slices.Sorted(maps.Keys(cfg.Contexts)) {
 				cc := cfg.Contexts[n]
-				cur, as := "", "operator"
-				if n == cfg.Current {
-					cur = "*"
-				}
+				e := contextEntry{Name: n, Current: n == cfg.Current, Addresses: cc.Addresses, As: "operator"}
 				if cc.APIKey != "" {
-					as = "API key"
+					e.As = "API key"
 				}
-				row(w, cur, n, strings.Join(cc.Addresses, ","), as)
+				list = append(list, e)
 			}
-			return w.Flush()
+			return emitJSON(c, map[string]any{"contexts": list}, func(w io.Writer) {
+				row(w, "CURRENT", "NAME", "ADDRESSES", "AS")
+				for _, e := range list {
+					cur := ""
+					if e.Current {
+						cur = "*"
+					}
+					row(w, cur, e.Name, strings.Join(e.Addresses, ","), e.As)
+				}
+			})
 		},
 	}
+	addOutputFlag(c)
+	return c
 }
 
 func newContextUseCmd() *cobra.Command {

@@ -45,7 +45,7 @@ func newKeeperCmd() *cobra.Command {
 				}
 			}
 			if scale < 1 {
-				return errs.E(errs.Invalid, "start keeper", "%g is less than 1", scale).WithField("--timescale")
+				return errs.E(errs.Invalid, "start keeper", "%g is less than 1", scale).WithField("--timescale").WithHint("leave it out, or give a number of 1 or more")
 			}
 			cfg.FenceGrace = time.Duration(scale * float64(fenceGrace))
 			cfg.SetupTimeout = time.Duration(scale * float64(setupTimeout))

@@ -6,6 +6,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"strings"
@@ -47,23 +48,27 @@ func run(ctx context.Context, args []string) int {
 	if err == nil {
 		return exitOK
 	}
-	printError(err, c.CommandPath())
+	printError(os.Stderr, err, c.CommandPath())
 	return exitCode(err)
 }
 
 // printError writes one line that says what failed and one with the next step.
-func printError(err error, command string) {
+func printError(w io.Writer, err error, command string) {
 	if err.Error() == "" { // its text was printed already, as diagnostics are
 		return
 	}
-	// The operation may be a command's path, which begins with our name too.
-	fmt.Fprintln(os.Stderr, "runink:", strings.TrimPrefix(err.Error(), "runink "))
+	// The operation may be a command's path, which begins with our name too, or is just that.
+	text, more := strings.CutPrefix(err.Error(), "runink ")
+	if !more {
+		text = strings.TrimPrefix(text, "runink: ")
+	}
+	fmt.Fprintln(w, "runink:", text)
 	h := errs.HintOf(err)
 	if h == "" && errs.KindOf(err) == errs.Invalid {
 		h = "see `" + command + " --help`"
 	}
 	if h != "" {
-		fmt.Fprintln(os.Stderr, "  hint:", h)
+		fmt.Fprintln(w, "  hint:", h)
 	}
 }
 

@@ -9,13 +9,14 @@ import (
 
 // newNetdCmd is what PID 1 runs for the network; people never do.
 func newNetdCmd() *cobra.Command {
-	return &cobra.Command{
+	var config string
+	c := &cobra.Command{
 		Use:    "netd",
 		Short:  "Give this node its addresses (started by PID 1)",
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, err := nodecfg.Load(nodecfg.ConfigFile)
+			cfg, err := loadNode(config, "elsewhere the host gives itself its addresses, and nothing starts netd")
 			if err != nil {
 				return err
 			}
@@ -25,4 +26,6 @@ func newNetdCmd() *cobra.Command {
 			return netd.Run(cmd.Context(), netd.Options{Config: cfg})
 		},
 	}
+	c.Flags().StringVar(&config, "config", nodecfg.ConfigFile, "node configuration written by PID 1")
+	return c
 }

@@ -54,10 +54,7 @@ func (f *nodeFlags) add(c *cobra.Command) {
 // load returns the configuration, and whether it is that of an appliance.
 func (f *nodeFlags) load() (cfg nodecfg.Config, appliance bool, err error) {
 	if f.cfg.Node == "" {
-		if cfg, err = nodecfg.Load(f.config); err != nil && errs.HintOf(err) == "" {
-			err = errs.E(errs.KindOf(err), "", "%w", err).WithField("--config").
-				WithHint("PID 1 of an appliance writes that file; elsewhere pass --node, --cluster, --role, --join and --ca")
-		}
+		cfg, err = loadNode(f.config, "elsewhere pass --node, --cluster, --role, --join and --ca")
 		return cfg, true, err
 	}
 	cfg = f.cfg
@@ -66,6 +63,17 @@ func (f *nodeFlags) load() (cfg nodecfg.Config, appliance bool, err error) {
 		cfg.Token = os.Getenv("RUNINK_TOKEN")
 	}
 	return cfg, false, cfg.Validate()
+}
+
+// loadNode reads the configuration of this node; elsewhere is what to do on a machine whose
+// PID 1 wrote none.
+func loadNode(file, elsewhere string) (nodecfg.Config, error) {
+	cfg, err := nodecfg.Load(file)
+	if err != nil && errs.HintOf(err) == "" {
+		err = errs.E(errs.KindOf(err), "", "%w", err).WithField("--config").
+			WithHint("PID 1 of an appliance writes that file; %s", elsewhere)
+	}
+	return cfg, err
 }
 
 func (f *nodeFlags) path(file string) string {

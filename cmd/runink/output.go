@@ -75,18 +75,27 @@ func emitJSON(c *cobra.Command, v any, table func(w io.Writer)) error {
 		table(w)
 		return w.Flush()
 	}
-	data, err := json.Marshal(v)
-	if err != nil {
+	return writeJSON(c, form, v)
+}
+
+// writeJSON writes any value in the form json or yaml. Conditions of pipelines are full of
+// < and >, so these stay as they are.
+func writeJSON(c *cobra.Command, form string, v any) error {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(v); err != nil {
 		return errs.E(errs.Internal, c.CommandPath(), "%w", err)
 	}
-	return writeObject(c, form, data)
+	return writeObject(c, form, bytes.TrimSpace(b.Bytes()))
 }
 
 // writeObject writes JSON as json or yaml.
 func writeObject(c *cobra.Command, form string, data []byte) error {
 	if form == "yaml" {
 		var v any
-		if err := json.Unmarshal(data, &v); err != nil {
+		// JSON is YAML, and read as such its integers stay integers.
+		if err := yaml.Unmarshal(data, &v); err != nil {
 			return errs.E(errs.Internal, c.CommandPath(), "%w", err)
 		}
 		out, err := yaml.Marshal(v)

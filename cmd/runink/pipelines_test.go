@@ -228,3 +228,73 @@ func TestRunLocal(t *testing.T) {
 		}
 	}
 }
+
+// A pipeline whose sink is its source is refused by check, and one that --input makes so by
+// the run; the data stays.
+func TestARunKeepsItsInputs(t *testing.T) {
+	file := pipeline(t)
+	dir := filepath.Dir(file)
+	bad := filepath.Join(dir, "bad.dsl")
+	if err := os.WriteFile(bad, []byte(strings.Replace(countDSL, "file://out.jsonl", "file://in.jsonl", 1)), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, stderr, status := runink(t, "", "check", bad); status != exitUsage || !strings.Contains(stderr, bad+":12:12: error[E216]") {
+		t.Errorf("check: %d %s", status, stderr)
+	}
+	for name, args := range map[string][]string{
+		"sink is source":  {bad},
+		"sink is --input": {file, "--input", "in=" + filepath.Join(dir, "out.jsonl")},
+	} {
+		const data = "{\"a\":2}\n{\"a\":0}\n"
+		for _, f := range []string{"in.jsonl", "out.jsonl"} {
+			if err := os.WriteFile(filepath.Join(dir, f), []byte(data), 0o644); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := command(t, append([]string{"run", "--local"}, args...)...)
+		if errs.KindOf(err) != errs.Invalid {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, f := range []string{"in.jsonl", "out.jsonl"} {
+			if b, err := os.ReadFile(filepath.Join(dir, f)); err != nil || string(b) != data {
+				t.Errorf("%s: %s is %q, %v", name, f, b, err)
+			}
+		}
+	}
+}
+
+// A local run names places as check does, as they are seen from where it was typed.
+func TestPlacesOfALocalRun(t *testing.T) {
+	file := pipeline(t)
+	dir := filepath.Dir(file)
+	for name, text := range map[string]string{
+		"fail.dsl":    strings.NewReplacer(`name="in")`, `name="in", on_error=fail)`, "\n    @dlq(\"file://bad.jsonl\")\n", "").Replace(countDSL),
+		"clash.dsl":   strings.NewReplacer(`Feature: Count`, "@param(\"p\", default=\"out\")\nFeature: Count", `"file://bad.jsonl"`, `"file://${p}.jsonl", name="bad"`).Replace(countDSL),
+		"bad.jsonl":   "{\"a\":\"x\"}\n",
+		"unknown.dsl": strings.Replace(countDSL, "a > 1", "b > 1", 1),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(filepath.Dir(dir))
+	d := filepath.Base(dir)
+	for _, tc := range []struct{ name, file, want string }{
+		{"from above", d + "/fail.dsl", d + "/fail.dsl:6:5: source in: "},
+		{"whole path", dir + "/fail.dsl", dir + "/fail.dsl:6:5: source in: "},
+		{"files", d + "/clash.dsl", d + "/clash.dsl:16:5: run locally: sink out (" + d + "/clash.dsl:13:5) and dlq "},
+		{"of a check", d + "/unknown.dsl", d + "/unknown.dsl:9:28: error["},
+	} {
+		_, stderr, status := runink(t, "", "run", "--local", tc.file, "--input", "in="+filepath.Join(dir, "bad.jsonl"))
+		if status == 0 || !strings.HasPrefix(stderr, tc.want) {
+			t.Errorf("%s: %d %s\nwant %s", tc.name, status, stderr, tc.want)
+		}
+	}
+	if _, stderr, _ := runink(t, "", "check", d+"/unknown.dsl"); !strings.Contains(stderr, "= contracts.Row ("+d+"/contracts/row.go:3) has: a\n") {
+		t.Errorf("a note of check: %s", stderr)
+	}
+	t.Chdir(d)
+	if _, stderr, _ := runink(t, "", "run", "--local", "fail.dsl", "--input", "in=bad.jsonl"); !strings.HasPrefix(stderr, "fail.dsl:6:5: ") {
+		t.Errorf("beside it: %s", stderr)
+	}
+}

@@ -14,7 +14,6 @@ import (
 )
 
 func newPlanCmd() *cobra.Command {
-	var format string
 	c := &cobra.Command{
 		Use:   "plan FILE.dsl",
 		Short: "Show what a pipeline becomes: slices, edges, constraints",
@@ -25,15 +24,16 @@ rows go. It runs nothing.`,
   runink plan -o json flights.dsl | jq '.[0].slices'`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := oneOf("-o", format, "table", "json"); err != nil {
+			form, err := c.Flags().GetString("output")
+			if err != nil {
 				return err
 			}
 			r, err := compileFile(c.Context(), c.ErrOrStderr(), args[0])
 			if err != nil {
 				return err
 			}
-			if format == "json" {
-				return printJSON(c.OutOrStdout(), r.Plans)
+			if form != "table" {
+				return writeJSON(c, form, r.Plans)
 			}
 			for i, p := range r.Plans {
 				if i > 0 {
@@ -46,7 +46,7 @@ rows go. It runs nothing.`,
 			return nil
 		},
 	}
-	c.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	addOutputFlag(c)
 	return c
 }
 

@@ -73,6 +73,7 @@ func strict(c *cobra.Command) {
 	if c.HasSubCommands() && !c.Runnable() {
 		c.Args = cobra.ArbitraryArgs // so that it is run, and says below what is wrong
 		c.DisableFlagsInUseLine = true
+		c.SuggestionsMinimumDistance = 2 // cobra's own, which it sets only where it answers itself
 		c.RunE = func(c *cobra.Command, args []string) error {
 			if len(args) == 0 {
 				return c.Help()

@@ -50,15 +50,13 @@ func runLocal(c *cobra.Command, file string, f runFlags) error {
 	if err != nil {
 		return err
 	}
-	secrets, err := secretsHere(p, f.secrets, os.LookupEnv)
+	// Messages name places as check does, as they are seen from here. What is built keeps
+	// those of the .dsl's folder: the program does not depend on where it was built from.
+	shown := filepath.Dir(file)
+	seen := p.SeenFrom(shown)
+	secrets, err := secretsHere(seen, f.secrets, os.LookupEnv)
 	if err != nil {
 		return err
-	}
-	run := localEngine // built-in steps read no secrets
-	if p.Native {
-		run = func(c *cobra.Command, p *plan.Plan, dir string, params map[string]string, sources []source) (*engine.LocalResult, error) {
-			return localProgram(c, p, dir, params, sources, secrets)
-		}
 	}
 	if params, err = resolve(p, params); err != nil {
 		return err
@@ -67,24 +65,33 @@ func runLocal(c *cobra.Command, file string, f runFlags) error {
 	if err != nil {
 		return err
 	}
-	res, err := run(c, p, r.Dir, params, sources)
+	inputs := map[string]string{}
+	for _, s := range sources {
+		inputs[s.block] = s.path
+	}
+	// Also told here, before a program is built.
+	if _, err := engine.LocalFiles(seen, r.Dir, params, inputs); err != nil {
+		return err
+	}
+	var res *engine.LocalResult
+	if p.Native {
+		res, err = localProgram(c, p, r.Dir, shown, params, inputs, secrets)
+	} else { // built-in steps read no secrets
+		res, err = localEngine(c, seen, r.Dir, params, inputs)
+	}
 	if err != nil {
 		return err
 	}
 	return printLocal(c, res)
 }
 
-func localEngine(c *cobra.Command, p *plan.Plan, dir string, params map[string]string, sources []source) (*engine.LocalResult, error) {
-	inputs := map[string]string{}
-	for _, s := range sources {
-		inputs[s.block] = s.path
-	}
+func localEngine(c *cobra.Command, p *plan.Plan, dir string, params, inputs map[string]string) (*engine.LocalResult, error) {
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
 	return engine.RunLocal(c.Context(), p, dir, params, dynamic.New(p), engine.LocalOptions{Inputs: inputs, Log: log})
 }
 
 // localProgram builds the plan's program and has it run the whole plan.
-func localProgram(c *cobra.Command, p *plan.Plan, dir string, params map[string]string, sources []source, secrets map[string][]byte) (*engine.LocalResult, error) {
+func localProgram(c *cobra.Command, p *plan.Plan, dir, shown string, params, inputs map[string]string, secrets map[string][]byte) (*engine.LocalResult, error) {
 	const op = "run locally"
 	cache, err := builder.DefaultCache()
 	if err != nil {
@@ -102,12 +109,12 @@ func localProgram(c *cobra.Command, p *plan.Plan, dir string, params map[string]
 	if err := builder.Program(c.Context(), builder.Options{Plan: p, Dir: dir, Cache: cache, Output: program}); err != nil {
 		return nil, err
 	}
-	args := []string{"local", "-dir", dir}
+	args := []string{"local", "-dir", dir, "-shown", shown}
 	for _, k := range slices.Sorted(maps.Keys(params)) {
 		args = append(args, "-param", k+"="+params[k])
 	}
-	for _, s := range sources {
-		args = append(args, "-input", s.block+"="+s.path)
+	for _, k := range slices.Sorted(maps.Keys(inputs)) {
+		args = append(args, "-input", k+"="+inputs[k])
 	}
 	values, err := json.Marshal(secrets)
 	if err != nil {

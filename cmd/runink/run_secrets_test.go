@@ -137,7 +137,7 @@ func Use(c *sdk.Context, r contracts.Row) (Out, error) {
 	}
 	file := filepath.Join(dir, "sec.dsl")
 	t.Setenv("DB_PW", "from env")
-	if _, err := command(t, "run", "--local", file); !errors.Is(err, errs.NotFound) || !strings.Contains(err.Error(), "only/ctx (sec.dsl:4:1), tls/key (sec.dsl:3:") {
+	if _, err := command(t, "run", "--local", file); !errors.Is(err, errs.NotFound) || !strings.Contains(err.Error(), "only/ctx ("+file+":4:1), tls/key ("+file+":3:") {
 		t.Errorf("two are missing: %v", err)
 	}
 	if _, err := os.Stat(filepath.Join(dir, "out.jsonl")); err == nil {
@@ -149,5 +149,24 @@ func Use(c *sdk.Context, r contracts.Row) (Out, error) {
 	if err != nil || string(b) != `{"env":"from env","file":"KEY","ctx":"from ctx"}`+"\n" {
 		bad, _ := os.ReadFile(filepath.Join(dir, "bad.jsonl"))
 		t.Errorf("%s, %v; rejected: %s", b, err, bad)
+	}
+
+	// The program that was built names places as check does: as they are seen from here.
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	failing := strings.Replace(string(text), `@source("file://in.jsonl")`, `@source("file://wrong.jsonl", on_error=fail)`, 1)
+	for name, text := range map[string]string{"fail.dsl": failing, "wrong.jsonl": "{\"n\":\"x\"}\n"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(filepath.Dir(dir))
+	rel := filepath.Join(filepath.Base(dir), "fail.dsl")
+	key := "tls/key=@" + filepath.Join(dir, "key")
+	_, stderr, status := runink(t, "", "run", "--local", rel, "--secret", key)
+	if status != exitFailed || !strings.Contains(stderr, "error: "+rel+":1:1: source wrong: ") || !strings.Contains(stderr, "hint: ") {
+		t.Errorf("a run that fails: %d %s", status, stderr)
 	}
 }

@@ -23,7 +23,6 @@ import (
 )
 
 func newTestCmd() *cobra.Command {
-	var format string
 	var params map[string]string
 	c := &cobra.Command{
 		Use:   "test FILE.dsl|FOLDER…",
@@ -36,11 +35,12 @@ Exit status 1 says that an example failed.`,
   runink test . --param min_delay=20`,
 		Args: cobra.MinimumNArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			if err := oneOf("-o", format, "table", "json"); err != nil {
+			form, err := c.Flags().GetString("output")
+			if err != nil {
 				return err
 			}
 			results := []exampleResult{}
-			err := inFolder(args, func(file string) error {
+			err = inFolder(args, func(file string) error {
 				r, err := testFile(c.Context(), c.ErrOrStderr(), file, params)
 				results = append(results, r...)
 				return err
@@ -48,15 +48,15 @@ Exit status 1 says that an example failed.`,
 			if err != nil {
 				return err
 			}
-			if format == "json" {
-				if err := printJSON(c.OutOrStdout(), results); err != nil {
+			if form != "table" {
+				if err := writeJSON(c, form, results); err != nil {
 					return err
 				}
 			}
-			return reportExamples(c, results, format == "table")
+			return reportExamples(c, results, form == "table")
 		},
 	}
-	c.Flags().StringVarP(&format, "output", "o", "table", "table or json")
+	addOutputFlag(c)
 	c.Flags().StringToStringVar(&params, "param", nil, "a parameter of the pipeline, name=value")
 	return c
 }

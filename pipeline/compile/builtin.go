@@ -37,11 +37,13 @@ func (s *scenario) builtin(b *block, name lang.Value) {
 	b.Step = &plan.Step{Kind: plan.StepKind(name.Text)}
 	for _, k := range []string{"with", "on", "kind"} {
 		if a := head.Arg(k); a != nil {
-			s.diags.Add(lang.CodeKey, a.KeyPos, len(k), "%s= belongs to a join, and %s is none", k, name.Text)
+			s.diags.Add(lang.CodeKey, a.KeyPos, len(k), "%s= belongs to a join, and %s is none", k, name.Text).
+				WithHint("remove it; a join is a Go step")
 		}
 	}
 	if a := head.Arg("key"); a != nil && name.Text != "aggregate" {
-		s.diags.Add(lang.CodeKey, a.KeyPos, 3, "key= belongs to aggregate, and this is %s", name.Text)
+		s.diags.Add(lang.CodeKey, a.KeyPos, 3, "key= belongs to aggregate, and this is %s", name.Text).
+			WithHint("remove it, or write @step(\"aggregate\", key=[…], …)")
 	}
 	switch name.Text {
 	case "filter":
@@ -119,7 +121,7 @@ func (s *scenario) selects(b *block) {
 		case f == nil:
 			s.missing(v.At(0), max(len(v.Text), 1), b.Name, v.Text, b.in, b.inputs[0].block.Name)
 		case out.field(v.Text) != nil:
-			s.diags.Add(lang.CodeDuplicate, v.At(0), len(v.Text), "field %q twice", v.Text)
+			s.diags.Add(lang.CodeDuplicate, v.At(0), len(v.Text), "field %q twice", v.Text).WithHint("remove one of them")
 		default:
 			out.Fields = append(out.Fields, plain(*f))
 			b.Step.Fields = append(b.Step.Fields, v.Text)
@@ -230,7 +232,7 @@ func (s *scenario) aggregate(b *block) {
 			s.missing(v.At(0), max(len(v.Text), 1), b.Name, v.Text, b.in, from)
 			broken = true
 		case out.field(v.Text) != nil:
-			s.diags.Add(lang.CodeDuplicate, v.At(0), len(v.Text), "key field %q twice", v.Text)
+			s.diags.Add(lang.CodeDuplicate, v.At(0), len(v.Text), "key field %q twice", v.Text).WithHint("remove one of them")
 		case isFloat(f.Type):
 			s.diags.Add(lang.CodeType, v.At(0), len(v.Text), "%q is %s, and floats are no keys", v.Text, article(f.Type)).
 				WithHint("two floats that print alike may differ; derive an integer or text first")

@@ -30,7 +30,7 @@ func TestMissingModule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := r.Diags.Render(); !strings.Contains(got, "steps.go:5:2: error[E301]") || !strings.Contains(got, "go get example.org/absent") {
+	if got := r.Diags.Render(); !strings.Contains(got, "steps.go:5:2: error[E301]") || !strings.Contains(got, "hint: run it in the .dsl's folder: go get example.org/absent") {
 		t.Errorf("it says:\n%s", got)
 	}
 }
@@ -63,6 +63,9 @@ func TestDiagnostics(t *testing.T) {
 				codes[d.Code] = true
 				if d.Pos.Line == 0 && d.Pos.File == "" {
 					t.Errorf("no place: %+v", d)
+				}
+				if d.Hint == "" {
+					t.Errorf("no next step: %s %s %s", lang.Place(d.Pos), d.Code, d.Message)
 				}
 			}
 			if after := listing(t, filepath.Dir(file)); after != before {

@@ -106,6 +106,8 @@ func (s *scenario) exampleColumns(b *block, row *lang.Line) ([]column, bool) {
 				d := s.diags.Add(lang.CodeExamples, at, max(len(stream), 1), "%q is no right side of step %s", stream, b.Name)
 				if b.right != nil {
 					d.WithHint("%s", orElse(lang.DidYouMean(stream, []string{b.right.block.Name}), "its right side is "+b.right.block.Name))
+				} else {
+					d.WithHint("it is no join; name a field of its input without a dot")
 				}
 				ok, bad = false, true
 			} else {
@@ -118,13 +120,13 @@ func (s *scenario) exampleColumns(b *block, row *lang.Line) ([]column, bool) {
 			if col.field = sc.field(col.name); col.field == nil {
 				d := s.diags.Add(lang.CodeExamples, at, max(len(col.name), 1), "the %s of step %s has no field %q", of, b.Name, col.name)
 				sc.note(d)
-				d.WithHint("%s", lang.DidYouMean(col.name, sc.names()))
+				d.WithHint("%s", orElse(lang.DidYouMean(col.name, sc.names()), "name one of these, or remove the column"))
 				ok = false
 			}
 		}
 		id := of + "." + col.name
 		if seen[id] {
-			s.diags.Add(lang.CodeExamples, at, max(len(col.name), 1), "column %q twice", col.name)
+			s.diags.Add(lang.CodeExamples, at, max(len(col.name), 1), "column %q twice", col.name).WithHint("remove one of them")
 			ok = false
 		}
 		seen[id] = true
@@ -215,7 +217,8 @@ func (s *scenario) exampleCell(col column, c lang.Cell) (*string, bool) {
 	}
 	if col.field != nil {
 		if err := checkScalar(col.field.Type, col.field.Layout, text); err != nil {
-			s.diags.Add(lang.CodeExamples, c.Pos, len(c.Raw), "%s: %v", col.name, err)
+			s.diags.Add(lang.CodeExamples, c.Pos, len(c.Raw), "%s: %v", col.name, err).
+				WithHint("write %s; an empty cell is not compared, as output, or zero, as input", scalarForm(col.field.Type, col.field.Layout))
 			return nil, false
 		}
 	}

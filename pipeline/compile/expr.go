@@ -37,7 +37,7 @@ func (s *scenario) expr(v lang.Value, in *schema, stream, want string) *expressi
 		return nil
 	}
 	if text == "" {
-		s.diags.Add(lang.CodeExpr, v.Pos, v.Width(), "an empty expression")
+		s.diags.Add(lang.CodeExpr, v.Pos, v.Width(), "an empty expression").WithHint("write a condition or a value of the row's fields, such as delay > 15")
 		return nil
 	}
 	if !s.known(v, 0, src, in, stream) || !ok {

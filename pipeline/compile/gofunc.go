@@ -70,7 +70,7 @@ func (s *scenario) bind(head *lang.Annotation) *binding {
 	b := &binding{fn: fn, step: plan.Step{Func: name, GoPkg: pkg.path}}
 	bad := func(format string, args ...any) *binding {
 		d := s.diags.Add(lang.CodeSignature, at, len(name), format, args...)
-		d.Note("%s: func %s%s", lang.Place(s.world.pos(fn.Pos())), name, strings.TrimPrefix(types.TypeString(sig, shortName), "func"))
+		d.Note("%s: func %s%s", s.world.pos(fn.Pos()), name, strings.TrimPrefix(types.TypeString(sig, shortName), "func"))
 		d.WithHint("a step is %s", shapes)
 		return nil
 	}

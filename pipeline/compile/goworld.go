@@ -313,7 +313,8 @@ func (w *goWorld) reportGo(p *goPackage, err error) {
 		if strings.HasPrefix(msg, "\t") { // the continuation of another error
 			return
 		}
-		w.diags.Add(lang.CodeGo, plan.Pos{File: pos.Filename, Line: pos.Line, Col: pos.Column}, 1, "%s", msg)
+		w.diags.Add(lang.CodeGo, plan.Pos{File: pos.Filename, Line: pos.Line, Col: pos.Column}, 1, "%s", msg).
+			WithHint("%s", goHint(msg))
 	}
 	if te, ok := errors.AsType[types.Error](err); ok {
 		if w.listErr != nil && strings.HasPrefix(te.Msg, "could not import") {
@@ -329,6 +330,15 @@ func (w *goWorld) reportGo(p *goPackage, err error) {
 		return
 	}
 	add(token.Position{Filename: path.Join(p.rel)}, err.Error())
+}
+
+// goHint is the next step for an error of the Go compiler; of a missing module the go command
+// has said what to type.
+func goHint(msg string) string {
+	if i := strings.LastIndex(msg, "go get "); i >= 0 {
+		return "run it in the .dsl's folder: " + msg[i:]
+	}
+	return "mend the Go code; go vet ./... in the .dsl's folder shows the same"
 }
 
 // pos translates a Go position.

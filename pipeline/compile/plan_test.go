@@ -399,3 +399,34 @@ func TestSnakeCase(t *testing.T) {
 		}
 	}
 }
+
+// A @dlq that nothing can reach is told and left out; the rest of the pipeline compiles.
+func TestDeadLettersThatStayEmpty(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "contracts"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "contracts", "c.go"), []byte("package contracts\n\ntype Row struct{ N int }\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	const source = "@source(\"file://a.csv\", on_error=skip) @contract(\"contracts.Row\")\n\n"
+	for name, tc := range map[string]struct {
+		src, want string
+	}{
+		"beside a head": {source + "@step(\"filter\", where=\"n > 1\") @dlq(\"file://r.jsonl\")\n\n@sink(\"file://o.csv\")\n", "x.dsl:3:32: warning[E208]"},
+		"alone":         {source + "@step(\"filter\", where=\"n > 1\")\n\n@sink(\"file://o.csv\")\n\n@dlq(\"file://r.jsonl\")\n", "x.dsl:7:1: warning[E208]"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r, err := Source(t.Context(), dir, "x.dsl", []byte(tc.src))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := r.Diags.Render(); !strings.HasPrefix(got, tc.want) || strings.Count(got, "warning") != 1 {
+				t.Errorf("it says:\n%s", got)
+			}
+			if len(r.Plans) != 1 || len(r.Plans[0].Blocks) != 3 {
+				t.Errorf("plans %+v", r.Plans)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package compile
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/runink/runink/internal/plan"
@@ -93,6 +94,25 @@ func (s *scenario) failures() {
 		}
 		s.exits(b, beside, everything, named)
 	}
+	s.leaveOutEmpty()
+}
+
+// leaveOutEmpty takes dead letters out of the pipeline that nothing can reach: no slice would
+// run them. With errors it is too early to say which those are.
+func (s *scenario) leaveOutEmpty() {
+	if s.diags.HasErrors() {
+		return
+	}
+	s.blocks = slices.DeleteFunc(s.blocks, func(d *block) bool {
+		if d.Kind != plan.KindDLQ || slices.ContainsFunc(s.edges, func(e plan.Edge) bool { return e.To == d.Name }) {
+			return false
+		}
+		if d.serves == nil { // one beside a head was told there
+			s.diags.Add(lang.CodeFailure, d.Pos, d.ast.Head.Width(), "nothing is rejected that this @dlq takes, so it would stay empty and is left out").Warn().
+				WithHint("remove it")
+		}
+		return true
+	})
 }
 
 // exits makes the edges of a block's failures to dead letters.
@@ -171,7 +191,7 @@ func (s *scenario) deadLetters() (everything *block, named map[string]*block) {
 		if from == nil {
 			if everything != nil {
 				s.diags.Add(lang.CodeFailure, d.Pos, d.ast.Head.Width(), "two @dlq take everything").
-					Note("the first is at %s", lang.Place(everything.Pos)).WithHint(`give one of them from="…"`)
+					Note("the first is at %s", everything.Pos).WithHint(`give one of them from="…"`)
 				continue
 			}
 			everything = d
@@ -207,7 +227,8 @@ func (s *scenario) deadLetterFrom(d *block, v lang.Value, named map[string]*bloc
 		return
 	}
 	if old := named[v.Text]; old != nil {
-		s.diags.Add(lang.CodeFailure, v.At(0), len(v.Text), "two @dlq take %q", v.Text).Note("the first is at %s", lang.Place(old.Pos))
+		s.diags.Add(lang.CodeFailure, v.At(0), len(v.Text), "two @dlq take %q", v.Text).
+			Note("the first is at %s", old.Pos).WithHint("remove it from one of them")
 		return
 	}
 	named[v.Text] = d

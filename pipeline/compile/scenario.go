@@ -86,6 +86,7 @@ func (s *scenario) resolve() {
 	for _, b := range s.blocks {
 		current = s.wire(b, current, &sources)
 	}
+	s.files()
 	s.unreadSecrets()
 	s.routing()
 	s.failures()
@@ -129,7 +130,7 @@ func (s *scenario) param(a *lang.Annotation, name lang.Value) {
 	}
 	if old := s.params.find(p.Name); old != nil {
 		s.diags.Add(lang.CodeDuplicate, name.At(0), len(name.Text), "parameter %q twice", p.Name).
-			Note("the first is at %s", lang.Place(old.Pos))
+			Note("the first is at %s", old.Pos).WithHint("remove one of them, or give it another name")
 		return
 	}
 	if t := a.Arg("type"); t != nil {
@@ -142,8 +143,9 @@ func (s *scenario) param(a *lang.Annotation, name lang.Value) {
 	}
 	if d := a.Arg("default"); d != nil {
 		p.Default, p.Required = d.Value.Text, false
-		if err := checkScalar(p.Type, "", p.Default); err != nil {
-			s.diags.Add(lang.CodeParam, d.Value.Pos, d.Value.Width(), "default of %q: %v", p.Name, err)
+		if checkScalar(p.Type, "", p.Default) != nil || engine.CheckParam(p.Type, p.Default) != nil {
+			s.diags.Add(lang.CodeParam, d.Value.Pos, d.Value.Width(), "default of %q: %q is not %s", p.Name, p.Default, article(p.Type)).
+				WithHint("write %s, or leave default= out: then each run must give it", scalarForm(p.Type, ""))
 		}
 	}
 	s.params.list = append(s.params.list, p)
@@ -211,7 +213,7 @@ func (s *scenario) name(b *block) {
 	}
 	if old := s.byName[b.Name]; old != nil {
 		s.diags.Add(lang.CodeDuplicate, pos, max(width, 1), "two blocks are named %q", b.Name).
-			Note("the first is at %s", lang.Place(old.Pos)).WithHint(`give one of them another name="…"`)
+			Note("the first is at %s", old.Pos).WithHint(`give one of them another name="…"`)
 		b.Name = fmt.Sprintf("%s-%d", b.Name, b.index)
 	}
 	s.byName[b.Name] = b
@@ -268,7 +270,7 @@ func (s *scenario) uri(b *block, v lang.Value) {
 		bad("unknown scheme %q", scheme).WithHint("%s", orElse(lang.DidYouMean(scheme, []string{"file", "kafka", "postgres", "https", "nats"}), "write file://"))
 		return
 	case rest == "" || strings.HasSuffix(rest, "/"):
-		bad("%q names no file", v.Text)
+		bad("%q names no file", v.Text).WithHint("write a file's name behind it, such as file://out/late.jsonl")
 		return
 	}
 	if i := strings.IndexByte(withoutParams(rest), '{'); i >= 0 {
@@ -312,7 +314,8 @@ func (s *scenario) modifiers(b *block) {
 	}
 	for _, name := range []string{"contract", "dlq", "requires", "affinity"} {
 		if m := b.ast.Mod(name); len(m) > 1 {
-			s.diags.Add(lang.CodeArgs, m[1].Pos, m[1].Width(), "@%s twice in a block", name).Note("the first is at %s", lang.Place(m[0].Pos))
+			s.diags.Add(lang.CodeArgs, m[1].Pos, m[1].Width(), "@%s twice in a block", name).
+				Note("the first is at %s", m[0].Pos).WithHint("remove one of them")
 		}
 	}
 	if b.Kind == plan.KindSink || b.Kind == plan.KindDLQ {
@@ -351,7 +354,7 @@ func (s *scenario) onError(b *block) {
 		case "dlq", "fail", "skip":
 		default:
 			s.diags.Add(lang.CodeValue, v.Pos, v.Width(), "on_error is dlq, fail or skip, not %q", v.Text).
-				WithHint("%s", lang.DidYouMean(v.Text, []string{"dlq", "fail", "skip"}))
+				WithHint("%s", orElse(lang.DidYouMean(v.Text, []string{"dlq", "fail", "skip"}), "dlq keeps what is rejected, fail ends the run, skip drops and counts"))
 			continue
 		}
 		if b.OnError != "" && b.OnError != v.Text {

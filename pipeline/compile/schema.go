@@ -7,7 +7,6 @@ import (
 	"go/types"
 	"reflect"
 	"regexp"
-	"strconv"
 	"strings"
 	"unicode"
 
@@ -40,11 +39,12 @@ func (s *schema) names() []string {
 
 // where is a note that says what the schema is made of.
 func (s *schema) note(d *lang.Diagnostic) {
-	at := ""
-	if s.Pos.File != "" {
-		at = " (" + s.Pos.File + ":" + strconv.Itoa(s.Pos.Line) + ")"
+	names := strings.Join(s.names(), ", ")
+	if s.Pos.File == "" {
+		d.Note("%s has: %s", s.Name, names)
+		return
 	}
-	d.Note("%s%s has: %s", s.Name, at, strings.Join(s.names(), ", "))
+	d.Note("%s (%s) has: %s", s.Name, plan.Pos{File: s.Pos.File, Line: s.Pos.Line}, names)
 }
 
 // seal sets the digest: the hash of fields and rules, in order, names of Go left out.
@@ -100,7 +100,8 @@ func (w *goWorld) fromStruct(n *types.Named) *schema {
 		s.Fields = append(s.Fields, f)
 	}
 	if len(s.Fields) == 0 {
-		w.diags.Add(lang.CodeSchema, s.Pos, len(obj.Name()), "%s has no exported field", s.Name)
+		w.diags.Add(lang.CodeSchema, s.Pos, len(obj.Name()), "%s has no exported field", s.Name).
+			WithHint("begin the names of its fields in upper case")
 	}
 	return s.seal()
 }
@@ -242,7 +243,7 @@ func (w *goWorld) rules(s *schema, f *plan.Field, pos plan.Pos, tag string) {
 func (w *goWorld) rule(s *schema, f *plan.Field, pos plan.Pos, name, arg string, bad func(string, ...any) *lang.Diagnostic) {
 	for _, r := range f.Rules {
 		if r.Name == name {
-			bad("rule %s twice", name)
+			bad("rule %s twice", name).WithHint("keep one of them")
 			return
 		}
 	}
@@ -255,7 +256,7 @@ func (w *goWorld) rule(s *schema, f *plan.Field, pos plan.Pos, name, arg string,
 			return
 		}
 		if err := checkScalar(f.Type, "", arg); err != nil {
-			bad("%s: %v", name, err)
+			bad("%s: %v", name, err).WithHint("write %s=<value>, the value %s", name, scalarForm(f.Type, ""))
 			return
 		}
 		rule.Args = []string{arg}
@@ -273,7 +274,7 @@ func (w *goWorld) rule(s *schema, f *plan.Field, pos plan.Pos, name, arg string,
 		rule.Args = strings.Split(arg, "|")
 		for _, a := range rule.Args {
 			if err := checkScalar(f.Type, f.Layout, a); err != nil || f.Type == "time" || isFloat(f.Type) {
-				bad("enum value %q does not fit a %s", a, f.Type)
+				bad("enum value %q does not fit a %s", a, f.Type).WithHint("enum lists values of text, integers, booleans or durations, as in enum=a|b")
 				return
 			}
 		}

@@ -121,10 +121,10 @@ func (s *scenario) mayHave(b *block, x *plan.Secret, m *lang.Annotation) bool {
 	}
 	for _, o := range all {
 		for _, y := range o.Secrets {
-			what := ""
+			what, hint := "", "write another name or as= for one of them"
 			switch {
 			case o == b && compareSecrets(*x, y) == 0:
-				what = "secret " + x.Path + " twice in a block"
+				what, hint = "secret "+x.Path+" twice in a block", "remove one of them"
 			case x.Path == y.Path:
 			case x.Env != "" && x.Env == y.Env:
 				what = "variable " + x.Env + " for two secrets, " + y.Path + " and " + x.Path
@@ -132,7 +132,7 @@ func (s *scenario) mayHave(b *block, x *plan.Secret, m *lang.Annotation) bool {
 				what = "file " + x.File + " for two secrets, " + y.Path + " and " + x.Path
 			}
 			if what != "" {
-				s.diags.Add(lang.CodeDuplicate, m.Pos, m.Width(), "%s", what).Note("the first is at %s", lang.Place(y.Pos))
+				s.diags.Add(lang.CodeDuplicate, m.Pos, m.Width(), "%s", what).Note("the first is at %s", y.Pos).WithHint("%s", hint)
 				return false
 			}
 		}

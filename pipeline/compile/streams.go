@@ -89,7 +89,8 @@ func (s *scenario) contract(b *block, a *lang.Annotation) *schema {
 	}
 	n, ok := types.Unalias(tn.Type()).(*types.Named)
 	if !ok || n.TypeParams() != nil || !tn.Exported() {
-		s.diags.Add(lang.CodeContract, v.At(len(pkgName)+1), len(typeName), "%s is no exported struct", v.Text)
+		s.diags.Add(lang.CodeContract, v.At(len(pkgName)+1), len(typeName), "%s is no exported struct", v.Text).
+			WithHint("write type %s struct { … } in ./contracts, its name in upper case", typeName)
 		return nil
 	}
 	if n.Underlying() == types.Typ[types.Invalid] {
@@ -122,7 +123,8 @@ func (s *scenario) reads(b *block, current *stream, sources int) []*stream {
 			}
 		}
 		if len(from.Value.Elems()) == 0 {
-			s.diags.Add(lang.CodeStream, from.KeyPos, len(from.Key), "from= names no stream")
+			s.diags.Add(lang.CodeStream, from.KeyPos, len(from.Key), "from= names no stream").
+				WithHint("name a stream above it, or remove from=")
 		}
 		return out
 	}
@@ -156,7 +158,7 @@ func (s *scenario) reference(b *block, v lang.Value) *stream {
 		return nil
 	case of.index >= b.index:
 		s.diags.Add(lang.CodeStream, v.At(0), len(name), "stream %q is made below or here: references point upward", name).
-			Note("it is at %s", lang.Place(of.Pos)).WithHint("move the block up")
+			Note("it is at %s", of.Pos).WithHint("move the block up")
 		return nil
 	case hasPort && !contains([]string{"rejected", "late", "unmatched"}, port):
 		s.diags.Add(lang.CodeStream, v.At(len(name)+1), max(len(port), 1), "unknown port %q", port).
@@ -304,7 +306,8 @@ func (s *scenario) goStep(b *block, upstream *schema) {
 	if b.Step.Kind != plan.StepJoin {
 		for _, k := range []string{"on", "kind"} {
 			if a := head.Arg(k); a != nil {
-				s.diags.Add(lang.CodeKey, a.KeyPos, len(a.Key), "%s= belongs to a join, and %s is none", k, b.Step.Func)
+				s.diags.Add(lang.CodeKey, a.KeyPos, len(a.Key), "%s= belongs to a join, and %s is none", k, b.Step.Func).
+					WithHint("remove it; a join takes two rows and with=")
 			}
 		}
 		return
@@ -327,7 +330,7 @@ func (s *scenario) join(b *block, upstream *schema, right *stream) {
 			b.Step.JoinKind = k.Value.Text
 		default:
 			s.diags.Add(lang.CodeValue, k.Value.At(0), len(k.Value.Text), "kind is inner, left, semi or anti, not %q", k.Value.Text).
-				WithHint("%s", lang.DidYouMean(k.Value.Text, []string{"inner", "left", "semi", "anti"}))
+				WithHint("%s", orElse(lang.DidYouMean(k.Value.Text, []string{"inner", "left", "semi", "anti"}), "choose one of them; inner is the default"))
 		}
 	}
 	if b.Step.JoinKind == "inner" {

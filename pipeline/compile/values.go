@@ -103,6 +103,25 @@ func checkScalar(typ, layout, text string) error {
 	return nil
 }
 
+// scalarForm says how a value of a type is written, with an example.
+func scalarForm(typ, layout string) string {
+	switch {
+	case isInt(typ):
+		return "a whole number, such as 15"
+	case isFloat(typ):
+		return "a number, such as 1.5"
+	case typ == "bool":
+		return "true or false"
+	case typ == "duration":
+		return "a duration, such as 90s or 10m"
+	case typ == "time" && layout != "":
+		return "a time in the form " + layout
+	case typ == "time":
+		return "a time, such as 2001-01-01T00:47:00Z"
+	}
+	return "text"
+}
+
 func intBits(typ string) int {
 	n, err := strconv.Atoi(strings.TrimLeft(typ, "uint"))
 	if err != nil {

@@ -71,6 +71,12 @@ func NewEnv(p *plan.Plan, text map[string]string, ctx *sdk.Context) (*Env, error
 	return e, nil
 }
 
+// CheckParam reports whether a run takes text as a parameter of a type.
+func CheckParam(typ, text string) error {
+	_, err := parseParam(typ, text)
+	return err
+}
+
 // parseParam returns string, int64, float64, bool, time.Duration or time.Time.
 func parseParam(typ, s string) (any, error) {
 	switch typ {
@@ -117,12 +123,12 @@ func expand(s string, text map[string]string) (string, error) {
 		}
 		j := strings.IndexByte(s[i:], '}')
 		if j < 0 {
-			return "", errs.E(errs.Invalid, "expand parameters", "%q: missing }", s)
+			return "", errs.E(errs.Invalid, "expand parameters", "%q: missing }", s).WithHint("a parameter is written ${name}")
 		}
 		name := s[i+2 : i+j]
 		v, ok := text[name]
 		if !ok {
-			return "", errs.E(errs.Invalid, "expand parameters", "%q: no parameter %q", s, name)
+			return "", errs.E(errs.Invalid, "expand parameters", "%q: no parameter %q", s, name).WithHint("declare it with @param(%q)", name)
 		}
 		b.WriteString(s[:i])
 		b.WriteString(v)

@@ -5,9 +5,6 @@ import (
 	"errors"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
-	"strings"
 	"sync"
 
 	"github.com/runink/runink/internal/errs"
@@ -45,7 +42,8 @@ type LocalResult struct {
 // RunLocal runs a whole plan in this process. Every slice runs as it does in a cluster,
 // with its edges as queues in memory, so the result is the same. file:// URIs are
 // relative to dir. Outputs appear together after every slice has ended well; a run that
-// fails leaves what was there before.
+// fails leaves what was there before. One that would overwrite what it reads is refused
+// (LocalFiles).
 func RunLocal(ctx context.Context, p *plan.Plan, dir string, params map[string]string, build Builder, opt LocalOptions) (*LocalResult, error) {
 	if err := p.Validate(); err != nil {
 		return nil, errs.E(errs.Invalid, "run locally", "plan: %w", err)
@@ -54,11 +52,7 @@ func RunLocal(ctx context.Context, p *plan.Plan, dir string, params map[string]s
 	if err != nil {
 		return nil, err
 	}
-	env, err := NewEnv(p, text, sdk.NewContext(ctx, opt.Log, text, nil))
-	if err != nil {
-		return nil, err
-	}
-	l := &local{plan: p, dir: dir, env: env, text: text, build: build, opt: opt, sinks: map[string]*FileSink{}, pipes: map[int]*spool{}}
+	l := &local{plan: p, dir: dir, text: text, build: build, opt: opt, sinks: map[string]*FileSink{}, pipes: map[int]*spool{}}
 	res, err := l.run(ctx)
 	if err != nil {
 		for _, s := range l.sinks {
@@ -72,7 +66,6 @@ func RunLocal(ctx context.Context, p *plan.Plan, dir string, params map[string]s
 type local struct {
 	plan  *plan.Plan
 	dir   string
-	env   *Env // of the run as a whole: no secrets
 	text  map[string]string
 	build Builder
 	opt   LocalOptions
@@ -80,62 +73,17 @@ type local struct {
 	pipes map[int]*spool
 }
 
-// FilePath returns the path of a file:// URI, relative ones under dir. Parameters must
-// have been expanded.
-func FilePath(uri, dir string) (string, error) {
-	path, ok := strings.CutPrefix(uri, "file://")
-	if !ok || path == "" {
-		scheme, _, _ := strings.Cut(uri, ":")
-		return "", errs.E(errs.Unimplemented, "open URI", "%q: scheme %q", uri, scheme).
-			WithHint("this version reads and writes file:// URIs")
-	}
-	if strings.ContainsAny(path, "{}") {
-		return "", errs.E(errs.Unimplemented, "open URI", "%q: partitioned paths", uri)
-	}
-	if filepath.IsAbs(path) {
-		return path, nil
-	}
-	return filepath.Join(dir, path), nil
-}
-
-func (l *local) path(b *plan.Block) (string, error) {
-	if file, ok := l.opt.Inputs[b.Name]; ok && b.Kind == plan.KindSource {
-		return file, nil
-	}
-	uri, err := l.env.Expand(b.URI)
-	if err == nil {
-		uri, err = FilePath(uri, l.dir)
-	}
-	if err != nil {
-		return "", &errs.Error{Kind: errs.KindOf(err), Op: string(b.Kind) + " " + b.Name, Place: place(b, l.plan), Hint: errs.HintOf(err), Err: err}
-	}
-	return uri, nil
-}
-
 func (l *local) run(ctx context.Context) (*LocalResult, error) {
-	paths := map[string]string{}
-	owner := map[string]string{}
-	for i := range l.plan.Blocks {
-		b := &l.plan.Blocks[i]
+	paths, err := LocalFiles(l.plan, l.dir, l.text, l.opt.Inputs)
+	if err != nil {
+		return nil, err
+	}
+	for _, b := range l.plan.Blocks {
 		switch b.Kind {
-		case plan.KindSource, plan.KindSink, plan.KindDLQ:
-			path, err := l.path(b)
-			if err != nil {
-				return nil, err
-			}
-			paths[b.Name] = path
-			if b.Kind == plan.KindSource {
-				break
-			}
-			if other, ok := owner[path]; ok {
-				return nil, errs.E(errs.Invalid, "run locally", "%s and %s both write %s", other, b.Name, path).At(place(b, l.plan))
-			}
-			owner[path] = b.Name
-			mode := os.FileMode(FileModeSink)
-			if b.Kind == plan.KindDLQ {
-				mode = FileModeDLQ
-			}
-			l.sinks[b.Name] = &FileSink{Path: path, Mode: mode}
+		case plan.KindSink:
+			l.sinks[b.Name] = &FileSink{Path: paths[b.Name], Mode: FileModeSink}
+		case plan.KindDLQ:
+			l.sinks[b.Name] = &FileSink{Path: paths[b.Name], Mode: FileModeDLQ}
 		}
 	}
 	for _, e := range l.plan.Edges {

@@ -365,3 +365,31 @@ func TestDeadLettersOfOtherSlices(t *testing.T) {
 		}
 	}
 }
+
+// What is wrong with a source's file is told with the block that reads it and what to do.
+func TestBadFilesOfSources(t *testing.T) {
+	for _, tc := range []struct {
+		name, text string
+		want, hint string
+	}{
+		{"empty", "", "the file is empty", "id,city,delay,at,kind,late,seats"},
+		{"no such column", "city,delay\nSLC,1\n", `the header has no column "id", it has: city, delay`, "as Trip has them: id,city"},
+		{"column twice", "id,id\n1,2\n", `names column "id" twice`, "as Trip has them: id,city"},
+		{"no header", "\"id\n", "no CSV header", "as Trip has them: id,city"},
+		{"no lines", strings.Repeat("x", 17<<20), "is longer than", "the format its suffix says"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			_, _, err := runPlan(t, enginetest.Pipeline(false, "csv"), map[string]string{"trips.csv": tc.text}, nil, engine.LocalOptions{})
+			if errs.KindOf(err) != errs.Invalid || !strings.HasPrefix(err.Error(), "trips.dsl:1:5: source trips: ") || !strings.Contains(err.Error(), tc.want) {
+				t.Errorf("got %v, want %q", err, tc.want)
+			}
+			if hint := errs.HintOf(err); !strings.Contains(hint, tc.hint) {
+				t.Errorf("hint %q, want %q", hint, tc.hint)
+			}
+		})
+	}
+	_, _, err := runPlan(t, enginetest.Pipeline(false, "csv"), nil, nil, engine.LocalOptions{})
+	if errs.KindOf(err) != errs.NotFound || errs.HintOf(err) == "" {
+		t.Errorf("%v, hint %q", err, errs.HintOf(err))
+	}
+}

@@ -62,7 +62,7 @@ func (s *FileSource) stat() (os.FileInfo, error) {
 		return nil, fileError(op, err)
 	}
 	if !fi.Mode().IsRegular() {
-		return nil, errs.E(errs.Invalid, op, "%s is not a regular file", s.Path)
+		return nil, errs.E(errs.Invalid, op, "%s is not a regular file", s.Path).WithHint("name a file; a folder or pipe cannot be read twice")
 	}
 	if s.File != nil && s.Size != 0 && fi.Size() != s.Size {
 		return nil, errs.E(errs.Corrupt, op, "the input has %d bytes, not %d", fi.Size(), s.Size)
@@ -80,7 +80,16 @@ func fileError(op string, err error) error {
 	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
 		kind = errs.Exhausted
 	}
-	return errs.E(kind, op, "%w", err)
+	e := errs.E(kind, op, "%w", err)
+	switch kind {
+	case errs.NotFound:
+		return e.WithHint("name a file that is there")
+	case errs.Denied:
+		return e.WithHint("see who may read the file and write the folder")
+	case errs.Exhausted:
+		return e.WithHint("make room on that disk")
+	}
+	return e
 }
 
 // Open implements Source; position must be 0 or the start of a record.
@@ -198,7 +207,8 @@ func (c *chunker) read(start int64, least int) (*[]byte, error) {
 			break
 		}
 		if want-least > maxRecord {
-			return nil, errs.E(errs.Invalid, "read source", "the record at offset %d is longer than %d bytes", start+int64(least), maxRecord)
+			return nil, errs.E(errs.Invalid, "read source", "the record at offset %d is longer than %d bytes", start+int64(least), maxRecord).
+				WithHint("is the file of the format its suffix says? a record ends with its line")
 		}
 		want += max(64<<10, (want-least)*2)
 	}

@@ -3,7 +3,9 @@ package engine
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"strings"
 	"sync"
 
 	"github.com/runink/runink/internal/errs"
@@ -162,14 +164,29 @@ func (r *Run) newSourceRoot(ctx context.Context, b *block) (root, error) {
 	}
 	s := &sourceRoot{r: r, b: b, rd: rd, chunks: newChunker(rd, splits[0].Size, r.table.Sources[b.Name].Framing())}
 	if s.chunks.framer.Header {
-		if s.header, err = s.chunks.header(); err == nil {
-			_, err = r.table.Sources[b.Name].Bind(s.header) // a bad header is not a worker's failure
-		}
-		if err != nil {
+		if err := s.readHeader(); err != nil { // a bad header is not a worker's failure
 			return nil, errors.Join(err, rd.Close())
 		}
 	}
 	return s, nil
+}
+
+// readHeader reads the line that names the columns. That it does not fit is Invalid.
+func (s *sourceRoot) readHeader() error {
+	var err error
+	if s.header, err = s.chunks.header(); err == nil {
+		if _, bad := s.r.table.Sources[s.b.Name].Bind(s.header); bad != nil {
+			err = &errs.Error{Kind: errs.Invalid, Err: bad}
+		}
+	}
+	if !errors.Is(err, errs.Invalid) || errs.HintOf(err) != "" {
+		return err
+	}
+	var columns []string
+	for _, f := range s.r.g.plan.Schemas[s.b.Out].Fields {
+		columns = append(columns, f.Name)
+	}
+	return &errs.Error{Kind: errs.Invalid, Err: err, Hint: fmt.Sprintf("the first line names the columns, as %s has them: %s; change it, or the contract's json tags", s.b.Out, strings.Join(columns, ","))}
 }
 
 func (s *sourceRoot) next(context.Context) (chunk, error) {

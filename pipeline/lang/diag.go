@@ -30,6 +30,32 @@ type Diagnostic struct {
 	Message  string   `json:"message"`
 	Notes    []string `json:"notes,omitempty"` // facts that explain it, such as where a contract is
 	Hint     string   `json:"hint,omitempty"`  // the next step
+
+	noted []note // what Notes were made of
+}
+
+// note is a fact whose places can be named as they are seen from outside of a folder.
+type note struct {
+	format string
+	args   []any
+}
+
+func (n note) seenFrom(dir string) string {
+	args := slices.Clone(n.args)
+	for i, a := range args {
+		if p, ok := a.(plan.Pos); ok {
+			args[i] = Place(seenFrom(dir, p))
+		}
+	}
+	return fmt.Sprintf(n.format, args...)
+}
+
+// seenFrom is a place in a folder as it is called from outside of it.
+func seenFrom(dir string, p plan.Pos) plan.Pos {
+	if p.File != "-" { // standard input
+		p.File = filepath.Join(dir, p.File)
+	}
+	return p
 }
 
 // Diagnostics collects findings. It is not safe for concurrent use.
@@ -56,9 +82,12 @@ func (d *Diagnostics) Add(code Code, pos plan.Pos, width int, format string, arg
 	return &d.list[len(d.list)-1]
 }
 
-// Note adds a fact and returns d.
+// Note adds a fact and returns d. A plan.Pos among args, for %s, is written as a place, as
+// RenderIn shows the finding's own.
 func (d *Diagnostic) Note(format string, args ...any) *Diagnostic {
-	d.Notes = append(d.Notes, fmt.Sprintf(format, args...))
+	n := note{format, args}
+	d.noted = append(d.noted, n)
+	d.Notes = append(d.Notes, n.seenFrom(""))
 	return d
 }
 
@@ -107,19 +136,15 @@ func (d *Diagnostics) RenderIn(dir string) string {
 }
 
 func (d *Diagnostics) render(b *strings.Builder, dir string, x Diagnostic) {
-	at := x.Pos
-	if at.File != "-" {
-		at.File = filepath.Join(dir, at.File)
-	}
-	fmt.Fprintf(b, "%s: %s[%s]: %s\n", Place(at), x.Severity, x.Code, x.Message)
+	fmt.Fprintf(b, "%s: %s[%s]: %s\n", Place(seenFrom(dir, x.Pos)), x.Severity, x.Code, x.Message)
 	num := fmt.Sprint(x.Pos.Line)
 	gutter := strings.Repeat(" ", len(num))
 	if line, ok := lineOf(d.sources[x.Pos.File], x.Pos.Line); ok && x.Pos.Col > 0 {
 		pad, marks := caret(line, x.Pos.Col-1, x.Width)
 		fmt.Fprintf(b, "%s |\n%s | %s\n%s | %s%s\n", gutter, num, line, gutter, pad, marks)
 	}
-	for _, n := range x.Notes {
-		fmt.Fprintf(b, "%s = %s\n", gutter, n)
+	for _, n := range x.noted {
+		fmt.Fprintf(b, "%s = %s\n", gutter, n.seenFrom(dir))
 	}
 	if x.Hint != "" {
 		fmt.Fprintf(b, "%s = hint: %s\n", gutter, x.Hint)

@@ -96,7 +96,7 @@ func (g *grouper) header(l *Line) {
 		f := &g.file.Feature
 		switch {
 		case f.Header != nil:
-			g.diags.Add(CodeMisplaced, l.Pos, len(l.Keyword), "a second Feature").Note("the first is at %s", Place(f.Header.Pos)).
+			g.diags.Add(CodeMisplaced, l.Pos, len(l.Keyword), "a second Feature").Note("the first is at %s", f.Header.Pos).
 				WithHint("one file is one feature; move it to a file of its own")
 			g.run = nil
 		case g.scenario != nil:
@@ -144,10 +144,10 @@ func (g *grouper) flush(prose *Line) {
 			dlq = a
 		case a.Name == "dlq":
 			g.diags.Add(CodeBlock, a.Pos, a.Width(), "a block with two @dlq").
-				Note("the first is at %s", Place(dlq.Pos)).WithHint("put a blank line or prose between two blocks")
+				Note("the first is at %s", dlq.Pos).WithHint("put a blank line or prose between two blocks")
 		case spec.head && b.Head != nil:
 			g.diags.Add(CodeBlock, a.Pos, a.Width(), "a block with two heads, @%s and @%s", b.Head.Name, a.Name).
-				Note("the first is at %s", Place(b.Head.Pos)).WithHint("put a blank line or prose between two blocks")
+				Note("the first is at %s", b.Head.Pos).WithHint("put a blank line or prose between two blocks")
 			b.Mods = append(b.Mods, a)
 		case spec.head:
 			b.Head = a

@@ -330,7 +330,8 @@ func (s *scanner) arg(a *Annotation, before []string) bool {
 	}
 	arg.Key = s.src[from:save]
 	if !isName(arg.Key) {
-		s.diags.Add(CodeArgs, arg.KeyPos, len(arg.Key), "%q is not a key: keys are letters, digits and _", arg.Key)
+		s.diags.Add(CodeArgs, arg.KeyPos, len(arg.Key), "%q is not a key: keys are letters, digits and _", arg.Key).
+			WithHint("write key=value, or put text with = in it in quotes")
 		return false
 	}
 	s.off++
@@ -341,7 +342,7 @@ func (s *scanner) arg(a *Annotation, before []string) bool {
 	arg.Value = v
 	if prev := a.Arg(arg.Key); prev != nil {
 		s.diags.Add(CodeArgs, arg.KeyPos, len(arg.Key), "@%s has key %s twice", a.Name, arg.Key).
-			Note("the first is at %s", Place(prev.KeyPos)).WithHint("remove one of them")
+			Note("the first is at %s", prev.KeyPos).WithHint("remove one of them")
 		return true
 	}
 	a.Args = append(a.Args, arg)

@@ -59,7 +59,7 @@ const PlanEnv = "RUNINK_PLAN"
 
 const usage = `usage:
   slice                                      run the slice that descriptor 3 describes
-  local [-dir DIR] [-param NAME=VALUE]... [-input SOURCE=FILE]...
+  local [-dir DIR] [-shown DIR] [-param NAME=VALUE]... [-input SOURCE=FILE]...
                                              run the whole plan here
   examples                                   run the examples given on standard input (JSON)
   plan                                       print the plan
@@ -115,6 +115,7 @@ func (b Bundle) command(ctx context.Context, name string, args []string) error {
 	secrets := fs.Bool("secrets", false, "read the secrets' values from standard input, a JSON object of base64 by path")
 	workers := fs.Int("workers", 0, "workers of a slice; 0: as many as processors")
 	params, inputs := map[string]string{}, map[string]string{}
+	shown := fs.String("shown", "", "what messages call the .dsl's folder")
 	fs.Func("param", "a run parameter, name=value; may be repeated", into(params))
 	fs.Func("input", "the file a source reads, source=file; may be repeated", into(inputs))
 	if err := fs.Parse(args); err != nil {
@@ -139,6 +140,7 @@ func (b Bundle) command(ctx context.Context, name string, args []string) error {
 				return err
 			}
 		}
+		p = p.SeenFrom(*shown)
 		delivered, err := deliverSecrets(p, values)
 		if err != nil {
 			return err

@@ -7,7 +7,7 @@
 //
 // The machines belong to a background process (daemon), since the cluster outlives the
 // command. Ctrl-C during up ends it, and leaves nothing behind; so does down. Exit status
-// 130 says that it was interrupted.
+// 130 says that it was interrupted, 2 that a flag is wrong; then nothing was changed.
 package main
 
 import (
@@ -26,17 +26,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/tools/harness"
 	"github.com/runink/runink/tools/operator"
 )
-
-type options struct {
-	nodes      int
-	dir        string
-	bin, image string
-	example    string
-	timeout    time.Duration
-}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -49,6 +42,12 @@ func main() {
 		os.Exit(128 + int(syscall.SIGINT))
 	default:
 		fmt.Fprintln(os.Stderr, "qemu-cluster:", err)
+		if h := errs.HintOf(err); h != "" {
+			fmt.Fprintln(os.Stderr, "  hint:", h)
+		}
+		if errors.Is(err, errs.Invalid) {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
 }
@@ -57,35 +56,18 @@ func main() {
 var errInterrupted = errors.New("interrupted; nothing of the cluster is left")
 
 func run(ctx context.Context, args []string) error {
+	commands := map[string]func(context.Context, options) error{"up": up, "daemon": daemon, "down": down}
 	if len(args) == 0 {
-		return errors.New("usage: qemu-cluster up|down [flags]")
+		args = []string{""}
 	}
-	var o options
-	fs := flag.NewFlagSet(args[0], flag.ContinueOnError)
-	fs.IntVar(&o.nodes, "nodes", 3, "number of nodes, 1 to 9; beyond three they are workers")
-	fs.StringVar(&o.dir, "dir", "build/cluster", "`folder` for disks, consoles and the operator's files")
-	fs.StringVar(&o.bin, "bin", "bin/runink", "the runink `binary`")
-	fs.StringVar(&o.image, "image", "build/image", "`folder` of the image")
-	fs.StringVar(&o.example, "example", "examples/flights/flights.dsl", "`pipeline` to run; empty: none")
-	fs.DurationVar(&o.timeout, "timeout", 15*time.Minute, "give up after so long")
-	if err := fs.Parse(args[1:]); err != nil {
+	if commands[args[0]] == nil {
+		return errs.E(errs.Invalid, "", "there is no command %q", args[0]).WithHint("qemu-cluster up, or qemu-cluster down; each has -help")
+	}
+	o, err := parse(args[0], args[1:], os.Stdout)
+	if err != nil {
 		return err
 	}
-	var err error
-	for _, p := range []*string{&o.dir, &o.bin, &o.image} {
-		if *p, err = filepath.Abs(*p); err != nil {
-			return err
-		}
-	}
-	switch args[0] {
-	case "up":
-		return up(ctx, o)
-	case "daemon":
-		return daemon(ctx, o)
-	case "down":
-		return down(ctx, o)
-	}
-	return fmt.Errorf("unknown command %q: up or down", args[0])
+	return commands[args[0]](ctx, o)
 }
 
 // The daemon's lines to the command that started it, beside plain progress.
@@ -116,6 +98,9 @@ func running(o options) (int, error) {
 
 func up(ctx context.Context, o options) error {
 	start := time.Now()
+	if err := o.check(); err != nil {
+		return err
+	}
 	pid, err := running(o)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-@herd("Big Herd") @param("n", type=flot) @param("n") @requires(cpu=1) @source("file://x.csv")
+@herd("Big Herd") @param("n", type=flot) @param("n") @param("days", type=duration, default=2d) @param("nan", type=float, default=NaN) @requires(cpu=1) @source("file://x.csv")
 Scenario: words
 
   @sourc("file://a.csv") @contract("contracts.Flight")
