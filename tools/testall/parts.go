@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -60,8 +62,8 @@ func cluster(ctx context.Context, t *tally) error {
 }
 
 func inVM(ctx context.Context, t *tally) error {
-	pkgs, err := taggedPackages("vm")
-	if err != nil || len(pkgs) == 0 {
+	pkgs, err := taggedPackages(ctx, ".", "vm")
+	if err != nil {
 		return err
 	}
 	events := filepath.Join(os.TempDir(), fmt.Sprintf("vm-tests-%d.json", os.Getpid()))
@@ -84,11 +86,20 @@ func inVM(ctx context.Context, t *tally) error {
 	return nil
 }
 
-// taggedPackages finds the folders with test files for a build tag.
-func taggedPackages(tag string) ([]string, error) {
-	out, err := exec.Command("git", "grep", "-l", "--untracked", "^//go:build "+tag+"$", "--", "*_test.go").Output()
-	if err != nil && len(out) == 0 {
-		return nil, nil // git grep exits 1 when nothing matches
+// taggedPackages finds the folders below dir with test files for a build tag. That there is
+// none is an error: the tests of a part do not vanish.
+func taggedPackages(ctx context.Context, dir, tag string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, "git", "grep", "-l", "--untracked", "^//go:build "+tag+"$", "--", "*_test.go")
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(exit.Stderr)) // 1, silently, when nothing matches
+	}
+	if err == nil && len(out) == 0 {
+		err = errors.New("git grep named no file")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for tests with build tag %s (they begin with //go:build %s): %w", tag, tag, err)
 	}
 	var dirs []string
 	seen := map[string]bool{}

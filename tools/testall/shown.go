@@ -1,10 +1,11 @@
 package main
 
-// proof names the test that shows a promise.
+// proof names the test that shows a promise: by its name where no other package has one of
+// that name, else as results are printed, "package Test" after the mark of its part.
 type proof struct{ test, what string }
 
 // shown is printed at the end of every run: the promises whose proof a reader may want to
-// open first. A test that was not run in this run says so.
+// open first. A test that was not run in this run says so, and fails a run of all parts.
 var shown = []proof{
 	{"TestFlightsOnThreeNodes", "the result equals an independent computation; no row crosses the switch in clear"},
 	{"TestLeaderPowerCutDuringRun", "the leader loses power while it hosts a busy slice: output equal, no acknowledged write lost"},
