@@ -49,4 +49,12 @@ var shown = []proof{
 	{"TestDevInterrupted", "nor does Ctrl-C while slices run"},
 	{"TestImportMatrix", "the rooms of ARCHITECTURE.md"},
 	{"TestBinaryIsReproducible", "the binary is byte-identical from two places"},
+	{"TestReproducible", "kernel, initramfs, manifest and sums are, too"},
+	{"(fuzz) internal/nodecfg FuzzParse", "any kernel command line is read or refused"},
+	{"(fuzz) pipeline/lang FuzzParse", "so is any .dsl"},
+	{"(fuzz) pipeline/bundle FuzzRead", "any bundle archive, by the control plane"},
+	{"(fuzz) agent FuzzUntar", "and by the node that unpacks it, which writes nothing outside its folder"},
+	{"(fuzz) sdk/frame FuzzParse", "any frame"},
+	{"(fuzz) pipeline/format/csv FuzzDecode", "any csv"},
+	{"(fuzz) pipeline/format/jsonl FuzzDecode", "any jsonl"},
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -98,6 +99,48 @@ func TestProofsMustBeShown(t *testing.T) {
 func TestNothingRunIsNoPass(t *testing.T) {
 	if newTally(&strings.Builder{}, false).summary(nil, true) == 0 {
 		t.Error("a run without any test counts as passed")
+	}
+}
+
+// What one package names as another does is told apart by the part and the package.
+func TestProofsOfFuzzTargets(t *testing.T) {
+	for name, tt := range map[string]struct{ mark, pkg string }{
+		"its seeds, with the unit tests": {"", "internal/nodecfg"},
+		"the same name elsewhere":        {"(fuzz) ", "pipeline/lang"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out strings.Builder
+			tl := newTally(&out, false)
+			result := fmt.Sprintf(`{"Action":"pass","Package":"github.com/runink/runink/%s","Test":"FuzzParse"}`, tt.pkg)
+			if err := tl.read(strings.NewReader(result), tt.mark); err != nil {
+				t.Fatal(err)
+			}
+			p := proof{"(fuzz) internal/nodecfg FuzzParse", "what"}
+			if tl.summary([]proof{p}, true) == 0 {
+				t.Errorf("it stands for %s:\n%s", p.test, out.String())
+			}
+		})
+	}
+}
+
+// A target runs as `make test` runs it, and its result has the name that proofs use.
+func TestFuzzTarget(t *testing.T) {
+	t.Chdir("../..")
+	p := &fuzzPackage{module: ".", dir: "internal/nodecfg", targets: []string{"FuzzParse"}}
+	if err := buildFuzz(t.Context(), []*fuzzPackage{p}, t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	events, err := fuzzTarget(t.Context(), p, "FuzzParse", t.TempDir())
+	if err != nil && !endedLate(events, err) {
+		t.Fatalf("%v\n%s", err, events)
+	}
+	var out strings.Builder
+	tl := newTally(&out, false)
+	if err := tl.read(bytes.NewReader(events), "(fuzz) "); err != nil {
+		t.Fatal(err)
+	}
+	if tl.results["(fuzz) internal/nodecfg FuzzParse"] == "" {
+		t.Errorf("no result of that name: %v\n%s", tl.results, events)
 	}
 }
 
