@@ -9,24 +9,48 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/runink/runink/internal/errs"
 )
 
 // part is one kind of tests. Parts run one after the other: the machine is small, and a
 // test that shares it with another cluster measures nothing.
 type part struct {
 	name, what string
+	root       bool // its tests make namespaces, cgroups and processes of other users
 	run        func(context.Context, *tally) error
 }
 
 var parts = []part{
-	{"unit", "unit and property tests of every module", unit},
-	{"fuzz", "each fuzz target for a few seconds", fuzz},
-	{"vm", "tests that need a machine of their own", inVM},
-	{"cluster", "tests on whole clusters of machines", cluster},
+	{"unit", "unit and property tests of every module", true, unit},
+	{"fuzz", "each fuzz target for a few seconds", false, fuzz},
+	{"vm", "tests that need a machine of their own", false, inVM},
+	{"cluster", "tests on whole clusters of machines", false, cluster},
+}
+
+// permitted says whether the user with uid may run the chosen parts: a plain user is told
+// so before anything is built, and what to type instead.
+func permitted(uid int, chosen []string) error {
+	var need, others []string
+	for _, p := range parts {
+		switch {
+		case !p.root:
+			others = append(others, p.name)
+		case slices.Contains(chosen, p.name):
+			need = append(need, p.name)
+		}
+	}
+	if uid == 0 || len(need) == 0 {
+		return nil
+	}
+	err := errs.E(errs.Denied, "run all tests", "%s needs root: its tests make namespaces, cgroups and processes of other users", strings.Join(need, ", "))
+	return err.WithHint(`all of them: sudo env "PATH=$PATH" make test; without root: make image && bin/testall -parts %s, or go test of single packages`,
+		strings.Join(others, ","))
 }
 
 // clusterPackage boots whole clusters; its tests carry the build tag cluster.

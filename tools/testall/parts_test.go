@@ -1,12 +1,15 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/runink/runink/internal/errs"
 )
 
 // A search that fails, or finds nothing, is an error: else a part without tests would count
@@ -36,6 +39,52 @@ func TestTaggedPackages(t *testing.T) {
 			t.Errorf("%v, %v", dirs, err)
 		}
 	})
+}
+
+func TestPermitted(t *testing.T) {
+	for name, tt := range map[string]struct {
+		uid    int
+		chosen []string
+		ok     bool
+	}{
+		"root, everything":             {0, []string{"unit", "fuzz", "vm", "cluster"}, true},
+		"a plain user, everything":     {1000, []string{"unit", "fuzz", "vm", "cluster"}, false},
+		"a plain user, unit":           {1000, []string{"unit"}, false},
+		"a plain user, what any may":   {1000, []string{"fuzz", "vm", "cluster"}, true},
+		"a plain user, the fuzz tests": {1000, []string{"fuzz"}, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := permitted(tt.uid, tt.chosen)
+			if tt.ok {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if !errors.Is(err, errs.Denied) || !strings.Contains(err.Error(), "unit needs root") {
+				t.Errorf("got %v", err)
+			}
+			for _, want := range []string{"sudo", "make test", "-parts fuzz,vm,cluster"} {
+				if !strings.Contains(errs.HintOf(err), want) {
+					t.Errorf("the hint lacks %q: %s", want, errs.HintOf(err))
+				}
+			}
+		})
+	}
+}
+
+// A plain user who types make test is told before the image is built.
+func TestMakeTestAsks(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "make", "-n", "test")
+	cmd.Dir = filepath.Join("..", "..")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	asks, builds := strings.Index(string(out), "testall -check"), strings.Index(string(out), "bin/runink-image -binary")
+	if asks < 0 || builds < asks {
+		t.Errorf("it does not ask first (%d, %d):\n%s", asks, builds, out)
+	}
 }
 
 // Every proof is a test of the tree; one that is named without its package has a name of
