@@ -71,8 +71,15 @@ dev: build ## server, agent, keeper and the example in one process tree on this 
 	@exec build/bin/runink-dev $(ARGS)
 
 .PHONY: test
-test: image ## run every test: unit, property, fuzz, in-VM, whole-cluster
+test: may-test image ## run every test: unit, property, fuzz, in-VM, whole-cluster; as root
 	@exec bin/testall
+
+# Whoever may not is told now, not after minutes of building.
+.PHONY: may-test
+may-test:
+	@mkdir -p bin
+	@$(GOBUILD) -o bin/testall ./tools/testall
+	@bin/testall -check
 
 # With all tags every file is checked: none is built only without a tag.
 ALLTAGS := -tags vm,cluster

@@ -7,10 +7,14 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -182,7 +186,7 @@ func TestBundleGetsItsProgram(t *testing.T) {
 	}
 }
 
-func packed(t *testing.T, s string) string {
+func packed(t testing.TB, s string) string {
 	t.Helper()
 	enc, err := zstd.NewWriter(nil)
 	if err != nil {
@@ -231,18 +235,176 @@ func TestBundleThatLeadsOutside(t *testing.T) {
 	}
 }
 
-func FuzzUntar(f *testing.F) {
-	f.Add([]byte("not a tar"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		parent := t.TempDir()
-		dir := filepath.Join(parent, "in")
-		if err := os.Mkdir(dir, 0o755); err != nil {
+// absoluteSeed is where absolute names of seeds lead. Nothing has any business there.
+const absoluteSeed = "/tmp/runink-untar-absolute"
+
+// Archives that a fuzzer changes bit by bit: good ones, and every way out of the target that
+// the format has words for. beside is the name of a file next to the target.
+func untarSeeds(t testing.TB, beside string) map[string][]byte {
+	t.Helper()
+	entry := func(h tar.Header, body string) []byte {
+		var b bytes.Buffer
+		w := tar.NewWriter(&b)
+		h.Size = max(h.Size, int64(len(body)))
+		h.Mode = 0o644
+		if err := w.WriteHeader(&h); err != nil {
 			t.Fatal(err)
 		}
+		if _, err := io.WriteString(w, body); err != nil {
+			t.Fatal(err)
+		}
+		if h.Size == int64(len(body)) {
+			if err := w.Flush(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		return b.Bytes()
+	}
+	file := func(name string) []byte { return entry(tar.Header{Name: name, Typeflag: tar.TypeReg}, "other") }
+	folder := func(name string) []byte { return entry(tar.Header{Name: name, Typeflag: tar.TypeDir}, "") }
+	link := func(kind byte, name, to string) []byte {
+		return entry(tar.Header{Name: name, Typeflag: kind, Linkname: to}, "")
+	}
+	long := strings.Repeat("a", 150) + "/" + strings.Repeat("b", 150) // more than one block holds
+	end := make([]byte, 1024)
+	seeds := map[string][]byte{
+		"not a tar":                  []byte("not a tar"),
+		"empty":                      {},
+		"a file":                     bytes.Join([][]byte{file("plan.json"), end}, nil),
+		"a folder":                   bytes.Join([][]byte{folder("bin/"), end}, nil),
+		"nested":                     bytes.Join([][]byte{folder("bin/"), folder("bin/linux-amd64/"), file("bin/linux-amd64/main"), file("a/b/c"), end}, nil),
+		"a program":                  bytes.Join([][]byte{entry(tar.Header{Name: "bin/main.zst", Typeflag: tar.TypeReg}, packed(t, "program")), end}, nil),
+		"a program cut short":        bytes.Join([][]byte{entry(tar.Header{Name: "bin/main.zst", Typeflag: tar.TypeReg}, packed(t, "program")[:12]), end}, nil),
+		"no end":                     file("plan.json"),
+		"one name twice":             bytes.Join([][]byte{file("a"), file("a"), end}, nil),
+		"a file, then a folder":      bytes.Join([][]byte{file("a"), file("a/b"), end}, nil),
+		"parent":                     bytes.Join([][]byte{file("../" + beside), end}, nil),
+		"parent, new":                bytes.Join([][]byte{file("../new"), end}, nil),
+		"parent's folder":            bytes.Join([][]byte{folder("../new/"), end}, nil),
+		"parent, on the way":         bytes.Join([][]byte{folder("a/"), file("a/../../" + beside), end}, nil),
+		"parent, of a program":       bytes.Join([][]byte{file("bin/../../" + beside + ".zst"), end}, nil),
+		"absolute":                   bytes.Join([][]byte{file(absoluteSeed), end}, nil),
+		"the target itself":          bytes.Join([][]byte{folder("./"), file("."), end}, nil),
+		"long name":                  bytes.Join([][]byte{file(long), end}, nil),
+		"long name, parent":          bytes.Join([][]byte{file(long + "/../../../" + beside), end}, nil),
+		"huge":                       entry(tar.Header{Name: "a", Typeflag: tar.TypeReg, Size: 1 << 40}, "x"),
+		"more than a bundle may be":  entry(tar.Header{Name: "a", Typeflag: tar.TypeReg, Size: maxBundle + 1}, "x"),
+		"as much as a bundle may be": entry(tar.Header{Name: "a", Typeflag: tar.TypeReg, Size: maxBundle}, "x"),
+		"two that are, together":     bytes.Join([][]byte{file("a"), entry(tar.Header{Name: "b", Typeflag: tar.TypeReg, Size: maxBundle}, "x")}, nil),
+	}
+	for kind, name := range map[byte]string{tar.TypeSymlink: "symlink", tar.TypeLink: "hard link"} {
+		seeds[name+" to a file beside"] = bytes.Join([][]byte{link(kind, "a", "../"+beside), file("a"), end}, nil)
+		seeds[name+" to the parent"] = bytes.Join([][]byte{link(kind, "a", ".."), file("a/" + beside), file("a/new"), end}, nil)
+		seeds[name+" to the root"] = bytes.Join([][]byte{link(kind, "a", "/"), file("a" + absoluteSeed), end}, nil)
+	}
+	return seeds
+}
+
+// The seeds are what they are called: a fuzzer learns little from a good archive that is
+// refused at its first byte.
+func TestUntarSeeds(t *testing.T) {
+	good := map[string][]string{
+		"empty": nil, "long name": nil, "a file": {"plan.json"}, "no end": {"plan.json"}, "a folder": {"bin"}, "a program": {"bin/main"},
+		"nested": {"bin/linux-amd64/main", "a/b/c"},
+	}
+	for name, b := range untarSeeds(t, "beside") {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			err := untar(bytes.NewReader(b), dir)
+			want, ok := good[name]
+			if ok != (err == nil) {
+				t.Fatalf("got %v", err)
+			}
+			for _, file := range want {
+				if _, err := os.Stat(filepath.Join(dir, file)); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+}
+
+func FuzzUntar(f *testing.F) {
+	seeds := untarSeeds(f, "beside")
+	for _, name := range slices.Sorted(maps.Keys(seeds)) { // one that fails is named by its number
+		f.Add(seeds[name])
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		// The target is deep, so that what leads a little way outside still ends where it is seen.
+		world := t.TempDir()
+		dir := filepath.Join(world, "up", "up", "in")
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(filepath.Dir(dir), "beside"), []byte("as it was"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		before := around(t, world, dir)
 		_ = untar(bytes.NewReader(b), dir) // what it refuses does not matter; where it writes does
-		left, err := os.ReadDir(parent)
-		if err != nil || len(left) != 1 {
-			t.Fatalf("written outside: %v, %v", left, err)
+		if after := around(t, world, dir); !maps.Equal(before, after) {
+			t.Fatalf("outside the target there was\n%v\nand now is\n%v", before, after)
+		}
+		if _, err := os.Lstat(absoluteSeed); !errors.Is(err, os.ErrNotExist) {
+			t.Fatalf("there is %s (%v)", absoluteSeed, errors.Join(err, os.Remove(absoluteSeed)))
+		}
+		// What is in the target leads nowhere else, and nothing but its owner may change it.
+		if err := filepath.WalkDir(dir, func(path string, e os.DirEntry, err error) error {
+			if err != nil {
+				return err
+			}
+			fi, err := e.Info()
+			if err != nil {
+				return err
+			}
+			st, ok := fi.Sys().(*syscall.Stat_t)
+			if !fi.IsDir() && (!ok || !fi.Mode().IsRegular() || st.Nlink != 1 || fi.Mode()&0o222 != 0) {
+				t.Errorf("%s in the target: mode %v, %d links", path, fi.Mode(), st.Nlink)
+			}
+			return nil
+		}); err != nil {
+			t.Fatal(err)
 		}
 	})
+}
+
+// around says what stands in world, but for what is below dir: names, modes, times, links
+// and bytes.
+func around(t *testing.T, world, dir string) map[string]string {
+	t.Helper()
+	seen := map[string]string{}
+	see := func(path string, fi os.FileInfo) error {
+		what := fi.Mode().String()
+		if path != dir { // its own time and links may change
+			st, ok := fi.Sys().(*syscall.Stat_t)
+			if !ok {
+				return errors.New("no inode of " + path)
+			}
+			what += fmt.Sprintf(" %v %d links, inode %d", fi.ModTime(), st.Nlink, st.Ino)
+		}
+		if fi.Mode().IsRegular() {
+			b, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			what += " " + digestOf(b)
+		}
+		seen[path] = what
+		return nil
+	}
+	if err := filepath.WalkDir(world, func(path string, e os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		fi, err := e.Info()
+		if err == nil {
+			err = see(path, fi)
+		}
+		if err == nil && path == dir {
+			err = filepath.SkipDir
+		}
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
+	return seen
 }

@@ -1,6 +1,8 @@
 package docs
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -20,96 +22,197 @@ var elsewhere = map[string]string{
 	"make dev":          "TestDevOnce, TestDevInterrupted",
 }
 
-// command is one line that a reader would type.
+// command is what a reader would type.
 type command struct {
 	line int
 	text string
 }
 
-var fence = regexp.MustCompile("^```(\\w*)$")
+var fence = regexp.MustCompile("^\\s*(```+|~~~+)\\s*(\\w*)")
 
-// typed finds the commands of a page: the lines of its fenced blocks without a language, or
-// of a shell, that begin with a program of ours or with make. What follows two spaces and a #
-// is for the reader.
+// typed finds the commands of a page, in its fenced blocks: every line of those of a shell;
+// of a console's what follows its prompt; and of those without a language, which may as well
+// be drawings, the lines that begin with a program of ours or with make. What follows two
+// spaces and a # is for the reader; a line that ends with a backslash goes on in the next.
 func typed(page string) []command {
 	var out []command
-	inside, ours := false, false
+	open, language := "", ""
+	begun := command{}
 	for i, l := range strings.Split(page, "\n") {
-		if m := fence.FindStringSubmatch(l); m != nil {
-			inside = !inside
-			ours = inside && slices.Contains([]string{"", "sh", "console"}, m[1])
+		if m := fence.FindStringSubmatch(l); m != nil && (open == "" || strings.HasPrefix(m[1], open) && m[2] == "") {
+			if open == "" {
+				open, language = m[1], m[2]
+			} else {
+				open = ""
+			}
+			begun = command{}
+			continue
+		}
+		if open == "" {
 			continue
 		}
 		text, _, _ := strings.Cut(l, "  #")
-		text = strings.TrimSpace(text)
-		if ours && (strings.HasPrefix(text, "bin/") || strings.HasPrefix(text, "make ")) {
-			out = append(out, command{i + 1, text})
+		text, prompt := strings.CutPrefix(strings.TrimSpace(text), "$ ")
+		ours := false
+		switch program, _, _ := strings.Cut(text, " "); language {
+		case "sh", "bash", "shell":
+			ours = text != "" && !strings.HasPrefix(text, "#")
+		case "console":
+			ours = prompt
+		case "":
+			ours = strings.HasPrefix(program, "bin/") || program == "make" || program == "runink"
 		}
+		if begun.text != "" {
+			text, ours = begun.text+" "+text, true
+		} else {
+			begun.line = i + 1
+		}
+		if rest, goesOn := strings.CutSuffix(text, "\\"); ours && goesOn {
+			begun.text = strings.TrimSpace(rest)
+			continue
+		}
+		if ours {
+			out = append(out, command{begun.line, text})
+		}
+		begun = command{}
 	}
 	return out
 }
 
 func TestTyped(t *testing.T) {
-	got := typed("bin/no\n```\nmake test   # all\n$ ls\nbin/runink check x.dsl      # mistakes\n```\n```go\nbin/no\n```\n")
-	want := []command{{3, "make test"}, {5, "bin/runink check x.dsl"}}
-	if !slices.Equal(got, want) {
-		t.Errorf("%v, want %v", got, want)
+	for name, tt := range map[string]struct {
+		page string
+		want []command
+	}{
+		"no language":      {"bin/no\n```\nmake test   # all\n$ ls\nmakes sense\nbin/runink check x.dsl      # mistakes\n```\nbin/no\n", []command{{3, "make test"}, {6, "bin/runink check x.dsl"}}},
+		"another language": {"```go\nbin/no\n```\n```gherkin\nmake no\n```\n```\nmake yes\n```\n", []command{{8, "make yes"}}},
+		"a shell":          {"```sh\n# why\n\nls -l\nrunink ps\n```\n", []command{{4, "ls -l"}, {5, "runink ps"}}},
+		"bash, with words": {"``` bash title=x\nls\n```\n", []command{{2, "ls"}}},
+		"a console":        {"```console\n$ runink ps\nRUN  STATE\nmake no\n```\n", []command{{2, "runink ps"}}},
+		"in a list":        {"- so:\n\n  ```\n  bin/runink ps\n  ```\n", []command{{4, "bin/runink ps"}}},
+		"tildes":           {"~~~sh\nls\n```\nps\n~~~\nno\n", []command{{2, "ls"}, {3, "```"}, {4, "ps"}}},
+		"two lines":        {"```\nbin/runink run \\\n  x.dsl\nbin/runink ps\n```\n", []command{{2, "bin/runink run x.dsl"}, {4, "bin/runink ps"}}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := typed(tt.page); !slices.Equal(got, tt.want) {
+				t.Errorf("%v, want %v", got, tt.want)
+			}
+		})
 	}
 }
 
-// Everything that README.md tells a reader to type works, in a folder with what a fresh clone
-// and `make build` give.
-func TestReadmeCommands(t *testing.T) {
-	page, err := os.ReadFile(filepath.Join(root, "README.md"))
-	if err != nil {
-		t.Fatal(err)
+// Everything that README.md and the pages of docs tell a reader to type works, in a folder
+// with what a fresh clone and `make build` give, or is run by a test that elsewhere names.
+func TestCommands(t *testing.T) {
+	pages, err := filepath.Glob(filepath.Join(root, "docs", "*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("%d pages in docs: %v", len(pages), err)
 	}
-	dir := t.TempDir()
-	if err := os.CopyFS(filepath.Join(dir, "examples"), os.DirFS(filepath.Join(root, "examples"))); err != nil {
-		t.Fatal(err)
+	programs := t.TempDir()
+	build := exec.Command("go", "build", "-o", programs+"/", "./cmd/...")
+	build.Dir = root
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
 	}
-	if err := os.CopyFS(filepath.Join(dir, "sdk"), os.DirFS(filepath.Join(root, "sdk"))); err != nil {
-		t.Fatal(err)
-	}
-	makefile, err := filepath.Abs(filepath.Join(root, "Makefile"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ran := 0
-	for _, c := range typed(string(page)) {
-		args := strings.Fields(c.text)
-		switch {
-		case elsewhere[c.text] != "":
-			// That there is such a target is all that is left to see.
-			args = []string{"make", "-n", "-f", makefile, args[1]}
-			fallthrough
-		case args[0] == "make" && len(args) == 2 && args[1] == "help":
-			cmd := exec.Command(args[0], args[1:]...)
-			cmd.Dir = root
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Errorf("README.md:%d: %s: %v\n%s", c.line, c.text, err, out)
+	said := map[string]bool{}
+	for _, page := range append(pages, filepath.Join(root, "README.md")) {
+		t.Run(filepath.Base(page), func(t *testing.T) {
+			text, err := os.ReadFile(page)
+			if err != nil {
+				t.Fatal(err)
 			}
-			continue
-		case c.text == "make build":
-			cmd := exec.Command("go", "build", "-o", filepath.Join(dir, "bin")+"/", "./cmd/...")
-			cmd.Dir = root
-			if out, err := cmd.CombinedOutput(); err != nil {
-				t.Fatalf("README.md:%d: %s: %v\n%s", c.line, c.text, err, out)
+			r := newReader(t, programs)
+			readme := filepath.Base(page) == "README.md"
+			if !readme { // its reader has built
+				r.build(t)
 			}
-			continue
-		case args[0] == "make":
-			t.Errorf("README.md:%d: no test is known that runs %q: add it here", c.line, c.text)
-			continue
-		}
-		cmd := exec.Command(filepath.Join(dir, args[0]), args[1:]...)
-		cmd.Dir = dir
-		cmd.Env = append(os.Environ(), "RUNINK_CONFIG="+filepath.Join(dir, "none"))
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Errorf("README.md:%d: %s: %v\n%s", c.line, c.text, err, out)
-		}
-		ran++
+			for _, c := range typed(string(text)) {
+				said[c.text] = true
+				if err := r.do(t, c.text); err != nil {
+					t.Errorf("%s:%d: %s: %v", filepath.Base(page), c.line, c.text, err)
+				}
+			}
+			if readme && r.ran < 5 {
+				t.Errorf("only %d commands were found to type", r.ran)
+			}
+		})
 	}
-	if ran < 5 {
-		t.Errorf("only %d commands were found to type", ran)
+	for text := range elsewhere {
+		if !said[text] {
+			t.Errorf("elsewhere has %q, which no page says", text)
+		}
 	}
+}
+
+// A command that no test is known to run is a mistake of the page.
+func TestUnknownCommands(t *testing.T) {
+	r := newReader(t, t.TempDir())
+	for _, text := range []string{"ls", "make everything", "make build image", "curl example.org", "bin/runink frobnicate"} {
+		if err := r.do(t, text); err == nil {
+			t.Errorf("%q passed", text)
+		}
+	}
+}
+
+// reader is who types the commands of a page.
+type reader struct {
+	dir, programs, makefile string
+	ran                     int // programs of ours
+}
+
+// newReader gives a reader a folder with what a fresh clone has; programs is what a build
+// makes.
+func newReader(t *testing.T, programs string) *reader {
+	t.Helper()
+	r := &reader{dir: t.TempDir(), programs: programs}
+	for _, d := range []string{"examples", "sdk"} {
+		if err := os.CopyFS(filepath.Join(r.dir, d), os.DirFS(filepath.Join(root, d))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var err error
+	if r.makefile, err = filepath.Abs(filepath.Join(root, "Makefile")); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func (r *reader) build(t *testing.T) {
+	t.Helper()
+	if err := os.Symlink(r.programs, filepath.Join(r.dir, "bin")); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (r *reader) do(t *testing.T, text string) error {
+	t.Helper()
+	words := strings.Fields(text)
+	switch {
+	case elsewhere[text] != "" && words[0] == "make":
+		// That there is such a target is all that is left to see.
+		return r.run(t, root, "make", append([]string{"-n", "-f", r.makefile}, words[1:]...)...)
+	case elsewhere[text] != "":
+		return nil
+	case text == "make help":
+		return r.run(t, root, "make", "help")
+	case text == "make build":
+		r.build(t)
+		return nil
+	case strings.HasPrefix(text, "bin/"), words[0] == "runink":
+		r.ran++
+		return r.run(t, r.dir, "bash", "-euo", "pipefail", "-c", text)
+	}
+	return errors.New("no test is known that runs it: add it here, or to elsewhere")
+}
+
+func (r *reader) run(t *testing.T, dir, name string, args ...string) error {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), name, args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "RUNINK_CONFIG="+filepath.Join(r.dir, "none"),
+		"PATH="+filepath.Join(r.dir, "bin")+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
 }

@@ -5,8 +5,11 @@
 //	bin/testall                  # everything
 //	bin/testall -parts unit,vm   # some parts
 //
+// The part unit needs root, and testall says so before it runs anything.
+//
 // Tests and subtests are counted alike. A package that fails without naming a test (it
-// does not build, it panics, it times out) counts as one failure.
+// does not build, it panics, it times out) counts as one failure. So does, when all parts
+// run, a promised proof (see shown.go) that was not run or was skipped.
 package main
 
 import (
@@ -19,6 +22,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/runink/runink/internal/errs"
 )
 
 func main() {
@@ -29,6 +34,7 @@ func main() {
 		names[i] = p.name
 	}
 	only := flag.String("parts", strings.Join(names, ","), "comma-separated `parts` to run")
+	check := flag.Bool("check", false, "only say whether this user may run them")
 	verbose := flag.Bool("v", false, "print every test as it ends")
 	flag.Parse()
 	chosen := strings.Split(*only, ",")
@@ -37,6 +43,13 @@ func main() {
 			fmt.Fprintf(os.Stderr, "testall: no part %q; there are %s\n", c, strings.Join(names, ", "))
 			os.Exit(2)
 		}
+	}
+	if err := permitted(os.Geteuid(), chosen); err != nil {
+		fmt.Fprintf(os.Stderr, "testall: %v\nhint: %s\n", err, errs.HintOf(err))
+		os.Exit(2)
+	}
+	if *check {
+		return
 	}
 	t := newTally(os.Stdout, *verbose)
 	for _, p := range parts {
@@ -50,5 +63,6 @@ func main() {
 		}
 		t.took(p.name, time.Since(start))
 	}
-	os.Exit(t.summary(shown))
+	missing := func(name string) bool { return !slices.Contains(chosen, name) }
+	os.Exit(t.summary(shown, !slices.ContainsFunc(names, missing)))
 }

@@ -1,30 +1,56 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/runink/runink/internal/errs"
 )
 
 // part is one kind of tests. Parts run one after the other: the machine is small, and a
 // test that shares it with another cluster measures nothing.
 type part struct {
 	name, what string
+	root       bool // its tests make namespaces, cgroups and processes of other users
 	run        func(context.Context, *tally) error
 }
 
 var parts = []part{
-	{"unit", "unit and property tests of every module", unit},
-	{"fuzz", "each fuzz target for a few seconds", fuzz},
-	{"vm", "tests that need a machine of their own", inVM},
-	{"cluster", "tests on whole clusters of machines", cluster},
+	{"unit", "unit and property tests of every module", true, unit},
+	{"fuzz", "each fuzz target for a few seconds", false, fuzz},
+	{"vm", "tests that need a machine of their own", false, inVM},
+	{"cluster", "tests on whole clusters of machines", false, cluster},
+}
+
+// permitted says whether the user with uid may run the chosen parts: a plain user is told
+// so before anything is built, and what to type instead.
+func permitted(uid int, chosen []string) error {
+	var need, others []string
+	for _, p := range parts {
+		switch {
+		case !p.root:
+			others = append(others, p.name)
+		case slices.Contains(chosen, p.name):
+			need = append(need, p.name)
+		}
+	}
+	if uid == 0 || len(need) == 0 {
+		return nil
+	}
+	err := errs.E(errs.Denied, "run all tests", "%s needs root: its tests make namespaces, cgroups and processes of other users", strings.Join(need, ", "))
+	return err.WithHint(`all of them: sudo env "PATH=$PATH" make test; without root: make image && bin/testall -parts %s, or go test of single packages`,
+		strings.Join(others, ","))
 }
 
 // clusterPackage boots whole clusters; its tests carry the build tag cluster.
@@ -60,8 +86,8 @@ func cluster(ctx context.Context, t *tally) error {
 }
 
 func inVM(ctx context.Context, t *tally) error {
-	pkgs, err := taggedPackages("vm")
-	if err != nil || len(pkgs) == 0 {
+	pkgs, err := taggedPackages(ctx, ".", "vm")
+	if err != nil {
 		return err
 	}
 	events := filepath.Join(os.TempDir(), fmt.Sprintf("vm-tests-%d.json", os.Getpid()))
@@ -84,11 +110,20 @@ func inVM(ctx context.Context, t *tally) error {
 	return nil
 }
 
-// taggedPackages finds the folders with test files for a build tag.
-func taggedPackages(tag string) ([]string, error) {
-	out, err := exec.Command("git", "grep", "-l", "--untracked", "^//go:build "+tag+"$", "--", "*_test.go").Output()
-	if err != nil && len(out) == 0 {
-		return nil, nil // git grep exits 1 when nothing matches
+// taggedPackages finds the folders below dir with test files for a build tag. That there is
+// none is an error: the tests of a part do not vanish.
+func taggedPackages(ctx context.Context, dir, tag string) ([]string, error) {
+	cmd := exec.CommandContext(ctx, "git", "grep", "-l", "--untracked", "^//go:build "+tag+"$", "--", "*_test.go")
+	cmd.Dir = dir
+	out, err := cmd.Output()
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
+		err = fmt.Errorf("%w: %s", err, bytes.TrimSpace(exit.Stderr)) // 1, silently, when nothing matches
+	}
+	if err == nil && len(out) == 0 {
+		err = errors.New("git grep named no file")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look for tests with build tag %s (they begin with //go:build %s): %w", tag, tag, err)
 	}
 	var dirs []string
 	seen := map[string]bool{}

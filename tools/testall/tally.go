@@ -28,7 +28,7 @@ type tally struct {
 	verbose bool
 
 	passed, failed, skipped int
-	results                 map[string]string // test name → worst result, over all packages
+	results                 map[string]string // test → result, by its name and by its full name; see note
 	failures                []failure
 	skips                   []string
 	times                   []string
@@ -103,9 +103,8 @@ func (t *tally) end(mark, pkg string, e *event, output *strings.Builder, failedI
 		return
 	}
 	name := mark + pkg + " " + e.Test
-	if t.results[e.Test] != "fail" {
-		t.results[e.Test] = e.Action
-	}
+	t.note(e.Test, e.Action)
+	t.note(name, e.Action)
 	switch e.Action {
 	case "pass":
 		t.passed++
@@ -121,6 +120,15 @@ func (t *tally) end(mark, pkg string, e *event, output *strings.Builder, failedI
 	}
 	if t.verbose {
 		fmt.Fprintf(t.out, "  %-4s  %s (%.2f s)\n", e.Action, name, e.Elapsed)
+	}
+}
+
+// note keeps a test's result. Of several, from several parts of a run, a failure counts for
+// more than a pass, and a pass for more than a skip: what one part cannot run another may.
+func (t *tally) note(test, result string) {
+	worth := []string{"", "skip", "pass", "fail"}
+	if slices.Index(worth, result) > slices.Index(worth, t.results[test]) {
+		t.results[test] = result
 	}
 }
 
@@ -143,6 +151,12 @@ func reason(text string) string {
 }
 
 var ownLine = regexp.MustCompile(`^\s*[a-z0-9_]+\.go:\d+: `)
+
+// unshown says what to do about a proof that is none.
+var unshown = map[string]string{
+	"not run": "no part ran a test of that name: it may have another name now (then change tools/testall/shown.go), or its part broke\n",
+	"skip":    "it was skipped, which shows nothing: its reason stands above\n",
+}
 
 // brief is the end of a failed test's output. Many tests end with how everything stood,
 // which is long; so what the test itself said before, its reason to fail among it, is kept.
@@ -167,8 +181,9 @@ func (t *tally) took(part string, d time.Duration) {
 }
 
 // summary prints times, skips, what is shown by which test, and the counts. It returns the
-// exit status.
-func (t *tally) summary(shown []proof) int {
+// exit status. whole says that every part was to run: then a proof that did not run, or was
+// skipped, is a failure like any other.
+func (t *tally) summary(shown []proof, whole bool) int {
 	fmt.Fprintln(t.out, "\nwhat is shown, and by which test:")
 	for _, p := range shown {
 		state := t.results[p.test]
@@ -176,6 +191,10 @@ func (t *tally) summary(shown []proof) int {
 			state = "not run"
 		}
 		fmt.Fprintf(t.out, "  %-8s %-48s %s\n", state, p.test, p.what)
+		if whole && (state == "not run" || state == "skip") {
+			t.failed++
+			t.failures = append(t.failures, failure{"proof " + p.test, "it shows that: " + p.what + "\n" + unshown[state]})
+		}
 	}
 	fmt.Fprintln(t.out, "\ntimes:")
 	for _, s := range t.times {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"strings"
@@ -33,7 +34,7 @@ func TestSummary(t *testing.T) {
 		t.Fatal(err)
 	}
 	out.Reset()
-	if status := tl.summary([]proof{{"TestGood", "good"}, {"TestOther", "other"}}); status != 1 {
+	if status := tl.summary([]proof{{"TestGood", "good"}, {"TestOther", "other"}}, false); status != 1 {
 		t.Errorf("status %d with failures, want 1", status)
 	}
 	text := out.String()
@@ -54,9 +55,92 @@ func TestSummary(t *testing.T) {
 	}
 }
 
+// When all parts ran, a proof that did not run or was skipped is a failure, counted and
+// named; when some were left out, it says something about those.
+func TestProofsMustBeShown(t *testing.T) {
+	result := func(test, action string) string {
+		return fmt.Sprintf(`{"Action":%q,"Package":"github.com/runink/runink/a","Test":%q}`+"\n", action, test)
+	}
+	good := result("TestGood", "pass")
+	for name, tt := range map[string]struct {
+		events, proof string
+		partial       bool
+		status        int
+		want          []string
+	}{
+		"passed":                   {good, "TestGood", false, 0, []string{"1 passed, 0 failed, 0 skipped"}},
+		"passed in the named part": {good, "(vm) a TestGood", false, 0, []string{"1 passed, 0 failed, 0 skipped"}},
+		"passed in another part":   {good, "(fuzz) a TestGood", false, 1, []string{"not run  (fuzz) a TestGood", "failed:\n  proof (fuzz) a TestGood\n", "1 passed, 1 failed, 0 skipped"}},
+		"not run":                  {good, "TestGone", false, 1, []string{"not run  TestGone", "FAILED proof TestGone\n", "shown.go", "1 passed, 1 failed, 0 skipped"}},
+		"skipped":                  {good + result("TestSkip", "skip"), "TestSkip", false, 1, []string{"skip     TestSkip", "failed:\n  proof TestSkip\n", "1 passed, 1 failed, 1 skipped"}},
+		"skipped, later passed":    {result("TestGood", "skip") + good, "TestGood", false, 0, []string{"pass     TestGood"}},
+		"passed, later skipped":    {good + result("TestGood", "skip"), "TestGood", false, 0, []string{"pass     TestGood"}},
+		"failed is counted once":   {good + result("TestBad", "fail"), "TestBad", false, 1, []string{"fail     TestBad", "1 passed, 1 failed, 0 skipped"}},
+		"not run in some parts":    {good, "TestGone", true, 0, []string{"not run  TestGone", "1 passed, 0 failed, 0 skipped"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out strings.Builder
+			tl := newTally(&out, false)
+			if err := tl.read(strings.NewReader(tt.events), "(vm) "); err != nil {
+				t.Fatal(err)
+			}
+			if status := tl.summary([]proof{{tt.proof, "what"}}, !tt.partial); status != tt.status {
+				t.Errorf("status %d, want %d", status, tt.status)
+			}
+			for _, want := range tt.want {
+				if !strings.Contains(out.String(), want) {
+					t.Errorf("the summary lacks %q:\n%s", want, out.String())
+				}
+			}
+		})
+	}
+}
+
 func TestNothingRunIsNoPass(t *testing.T) {
-	if newTally(&strings.Builder{}, false).summary(nil) == 0 {
+	if newTally(&strings.Builder{}, false).summary(nil, true) == 0 {
 		t.Error("a run without any test counts as passed")
+	}
+}
+
+// What one package names as another does is told apart by the part and the package.
+func TestProofsOfFuzzTargets(t *testing.T) {
+	for name, tt := range map[string]struct{ mark, pkg string }{
+		"its seeds, with the unit tests": {"", "internal/nodecfg"},
+		"the same name elsewhere":        {"(fuzz) ", "pipeline/lang"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var out strings.Builder
+			tl := newTally(&out, false)
+			result := fmt.Sprintf(`{"Action":"pass","Package":"github.com/runink/runink/%s","Test":"FuzzParse"}`, tt.pkg)
+			if err := tl.read(strings.NewReader(result), tt.mark); err != nil {
+				t.Fatal(err)
+			}
+			p := proof{"(fuzz) internal/nodecfg FuzzParse", "what"}
+			if tl.summary([]proof{p}, true) == 0 {
+				t.Errorf("it stands for %s:\n%s", p.test, out.String())
+			}
+		})
+	}
+}
+
+// A target runs as `make test` runs it, and its result has the name that proofs use.
+func TestFuzzTarget(t *testing.T) {
+	t.Chdir("../..")
+	p := &fuzzPackage{module: ".", dir: "internal/nodecfg", targets: []string{"FuzzParse"}}
+	if err := buildFuzz(t.Context(), []*fuzzPackage{p}, t.TempDir()); err != nil {
+		t.Fatal(err)
+	}
+	events, err := fuzzTarget(t.Context(), p, "FuzzParse", t.TempDir())
+	if err != nil && !endedLate(events, err) {
+		t.Fatalf("%v\n%s", err, events)
+	}
+	var out strings.Builder
+	tl := newTally(&out, false)
+	if err := tl.read(bytes.NewReader(events), "(fuzz) "); err != nil {
+		t.Fatal(err)
+	}
+	if tl.results["(fuzz) internal/nodecfg FuzzParse"] == "" {
+		t.Errorf("no result of that name: %v\n%s", tl.results, events)
 	}
 }
 

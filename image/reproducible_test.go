@@ -1,0 +1,231 @@
+package image
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// What ship makes in a folder: what `make image` makes, from the same sources.
+const (
+	binaryFile  = "runink"
+	engineFile  = "runink-engine"
+	imageFolder = "image"
+)
+
+var shipped = []string{
+	binaryFile, engineFile, imageFolder + "/" + VmlinuzFile, imageFolder + "/" + InitramfsFile,
+	imageFolder + "/" + ManifestFile, imageFolder + "/" + SumsFile,
+}
+
+// other is what TestReproducible tells this binary when it is to be the other user: the
+// user's folder, and the first user's downloaded modules.
+const (
+	otherFolder  = "RUNINK_TEST_IMAGE_OTHER_FOLDER"
+	otherModules = "RUNINK_TEST_IMAGE_OTHER_MODULES"
+)
+
+// otherID is that user, and its group.
+const otherID = 65534
+
+// TestMain lets this binary be that user.
+func TestMain(m *testing.M) {
+	dir := os.Getenv(otherFolder)
+	if dir == "" {
+		os.Exit(m.Run())
+	}
+	err := becomeOther(dir, os.Getenv(otherModules))
+	if err == nil {
+		err = gently(func() error {
+			return ship(context.Background(), filepath.Join(dir, "sources"), dir, filepath.Join(dir, "cache"), level)
+		})
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "build as another user:", err)
+		os.Exit(1)
+	}
+}
+
+// becomeOther makes this process, which has a mount namespace of its own, the other user's.
+// The modules stand in that user's home, too: their own folder others may not enter, and a
+// copy of them would be half a gigabyte.
+func becomeOther(dir, modules string) error {
+	home := filepath.Join(dir, "home", "go", "pkg", "mod")
+	for _, step := range []struct {
+		what string
+		do   func() error
+	}{
+		{"keep mounts to itself", func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }},
+		{"show the modules", func() error { return unix.Mount(modules, home, "", unix.MS_BIND, "") }},
+		{"make them read-only", func() error { return unix.Mount("", home, "", unix.MS_BIND|unix.MS_REMOUNT|unix.MS_RDONLY, "") }},
+		{"leave groups", func() error { return syscall.Setgroups(nil) }},
+		{"change group", func() error { return syscall.Setgid(otherID) }},
+		{"change user", func() error { return syscall.Setuid(otherID) }},
+	} {
+		if err := step.do(); err != nil {
+			return fmt.Errorf("%s: %w", step.what, err)
+		}
+	}
+	unix.Umask(0o077)
+	return nil
+}
+
+// level is what `make image` packs with.
+const level = 10
+
+// ship builds the programs from the sources in src, and the image that holds them, into dir.
+func ship(ctx context.Context, src, dir, cache string, level int) error {
+	binary, engine := filepath.Join(dir, binaryFile), filepath.Join(dir, engineFile)
+	if err := errors.Join(GoBuild(ctx, src, "./cmd/runink", binary), GoBuild(ctx, src, "./cmd/runink-engine", engine)); err != nil {
+		return err
+	}
+	lock, err := KernelLock()
+	if err != nil {
+		return err
+	}
+	_, err = Build(ctx, Options{
+		Binary: binary, Engine: engine, Out: filepath.Join(dir, imageFolder), Cache: cache, Level: level,
+		BuildTime: time.Unix(1_790_000_000, 0), Lock: lock, Log: slog.Default(),
+	})
+	return err
+}
+
+// gently does work that takes minutes of compiling beside tests that have deadlines: it
+// takes what they leave.
+func gently(work func() error) error {
+	done := make(chan error)
+	go func() {
+		// The thread stays locked, and so ends with its priority here.
+		runtime.LockOSThread()
+		err := unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), 19)
+		if err == nil {
+			err = work()
+		}
+		done <- err
+	}()
+	return <-done
+}
+
+// copySources puts what git knows, as it is in the work tree, into dir: no build results,
+// no history.
+func copySources(t *testing.T, umask, dir string) {
+	t.Helper()
+	check(t, os.MkdirAll(dir, 0o755))
+	clone := exec.CommandContext(t.Context(), "bash", "-c",
+		`set -o pipefail; umask "$1"; git ls-files -z --cached --others --exclude-standard | tar --null --ignore-failed-read -T - -c | tar -x --no-same-permissions -C "$2"`, "clone", umask, dir)
+	clone.Dir = ".."
+	if out, err := clone.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+}
+
+// What ships is the same bytes when two users build it: from copies of the sources in
+// different folders, with different umasks, time zones and homes, and once with
+// this machine's caches of Go and once with none. Programs, kernel, initramfs, manifest and
+// sums, all of them.
+func TestReproducible(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds the binaries without a cache")
+	}
+	if os.Geteuid() != 0 {
+		t.Fatal("this test needs root: it builds as another user, too")
+	}
+	k := lockedKernel(t)
+	here, there := t.TempDir(), newOther(t, k)
+	// Both copies first: who edits the work tree meanwhile changes neither.
+	copySources(t, "022", filepath.Join(here, "a place with spaces"))
+
+	t.Setenv("TZ", "UTC")
+	old := unix.Umask(0o022)
+	err := gently(func() error {
+		return ship(t.Context(), filepath.Join(here, "a place with spaces"), here, cache, level)
+	})
+	unix.Umask(old)
+	check(t, err)
+	shipAsOther(t, there)
+
+	for _, name := range shipped {
+		a, err := os.ReadFile(filepath.Join(here, name))
+		check(t, err)
+		b, err := os.ReadFile(filepath.Join(there, name))
+		check(t, err)
+		if !bytes.Equal(a, b) {
+			t.Errorf("%s differs: %s, %s", name, digest(a), digest(b))
+		}
+	}
+	// They were two users, each with a umask of its own.
+	for dir, want := range map[string]struct {
+		uid  uint32
+		perm fs.FileMode
+	}{here: {0, 0o755}, there: {otherID, 0o700}} {
+		fi, err := os.Stat(filepath.Join(dir, imageFolder))
+		check(t, err)
+		if st, ok := fi.Sys().(*syscall.Stat_t); !ok || st.Uid != want.uid || fi.Mode().Perm() != want.perm {
+			t.Errorf("the image in %s was made by %+v with mode %o, want %+v", dir, fi.Sys(), fi.Mode().Perm(), want)
+		}
+	}
+	manifest, err := os.ReadFile(filepath.Join(there, imageFolder, ManifestFile))
+	check(t, err)
+	initramfs, err := os.ReadFile(filepath.Join(here, imageFolder, InitramfsFile))
+	check(t, err)
+	for _, want := range []string{k.Lock.SHA256, k.Lock.Version, `"locked": true`, digest(initramfs), `"name": "init"`, `"name": "` + EnginePath + `"`} {
+		if !strings.Contains(string(manifest), want) {
+			t.Errorf("the manifest lacks %s", want)
+		}
+	}
+}
+
+// newOther makes a folder of the other user's, with the sources and the kernel's package,
+// and nothing else.
+func newOther(t *testing.T, k *Kernel) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "reproducible-") // others may not enter t.TempDir
+	check(t, err)
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	copySources(t, "077", filepath.Join(dir, "sources"))
+	deb, err := os.ReadFile(filepath.Join(cache, k.SHA256+".deb"))
+	check(t, err)
+	for _, d := range []string{"cache", "home/go/pkg/mod", "tmp"} {
+		check(t, os.MkdirAll(filepath.Join(dir, d), 0o700))
+	}
+	check(t, os.WriteFile(filepath.Join(dir, "cache", k.SHA256+".deb"), deb, 0o600))
+	check(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, otherID, otherID))
+	}))
+	return dir
+}
+
+// shipAsOther has the other user build, with nothing of this one's environment.
+func shipAsOther(t *testing.T, dir string) {
+	t.Helper()
+	modules, err := exec.CommandContext(t.Context(), "go", "env", "GOMODCACHE").Output()
+	check(t, err)
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe")
+	cmd.Dir = dir
+	cmd.Env = []string{
+		otherFolder + "=" + dir, otherModules + "=" + strings.TrimSpace(string(modules)),
+		"HOME=" + filepath.Join(dir, "home"), "TMPDIR=" + filepath.Join(dir, "tmp"), "PATH=" + os.Getenv("PATH"),
+		"USER=other", "LANG=C.UTF-8", "TZ=Pacific/Auckland", "GOPROXY=off", "GOTOOLCHAIN=local",
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
