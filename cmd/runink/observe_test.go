@@ -116,6 +116,36 @@ func TestWatchingACluster(t *testing.T) {
 		}
 	})
 
+	t.Run("docs/observe.md", func(t *testing.T) {
+		page, err := os.ReadFile(filepath.Join("..", "..", "docs", "observe.md"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var first struct{ Cursor string }
+		if err := json.NewDecoder(strings.NewReader(c.ok("events", "-o", "json"))).Decode(&first); err != nil {
+			t.Fatal(err)
+		}
+		here := strings.NewReplacer("RUN", run, "n2", "n1", "4711.0", first.Cursor)
+		typed := 0
+		for line := range strings.Lines(string(page)) {
+			text, ok := strings.CutPrefix(line, "  runink ")
+			if !ok {
+				continue
+			}
+			text, _, _ = strings.Cut(text, "  #")
+			// What --follow adds has no end; TestEventsOverLeaderChanges follows.
+			args := strings.Fields(strings.ReplaceAll(here.Replace(text), "--follow", ""))
+			_, stderr, status := c.typed(args...)
+			if status != 0 && (args[0] != "doctor" || status != exitFailed) { // this machine may lack something
+				t.Errorf("runink %s: %d\n%s", strings.TrimSpace(text), status, stderr)
+			}
+			typed++
+		}
+		if typed < 8 {
+			t.Errorf("only %d commands were found in docs/observe.md", typed)
+		}
+	})
+
 	t.Run("lineage", func(t *testing.T) {
 		if out := c.ok("lineage", run, "-o", "openlineage"); out != "" {
 			t.Errorf("a run that waits has no events:\n%s", out)

@@ -16,7 +16,7 @@ func blocks(page, language string) []string {
 	for l := range strings.Lines(page) {
 		if m := fence.FindStringSubmatch(strings.TrimRight(l, "\n")); m != nil {
 			inside = !inside
-			if wanted = inside && m[1] == language; wanted {
+			if wanted = inside && m[2] == language; wanted {
 				out = append(out, "")
 			}
 			continue
