@@ -36,6 +36,7 @@ type group struct {
 func groups() []group {
 	return []group{
 		{"rows", "JSON lines: filter, derive, write", rows},
+		{"launch", "from the decision to the first instruction in a sandbox", launch},
 	}
 }
 

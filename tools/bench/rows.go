@@ -189,7 +189,7 @@ func (r *rowsRun) compare(ctx context.Context, c rowsCase, n int) error {
 		return err
 	}
 	defer os.Remove(in) // gigabytes in all; the folder goes at the end in any case
-	var us, duck, query, mlr []float64
+	var us, duck, query, mlr, usCPU, duckCPU []float64
 	millerRounds := 1 // it takes ten times as long
 	for round := range r.b.repeats(7, 1) {
 		if err := settle(r.dir); err != nil {
@@ -204,6 +204,7 @@ func (r *rowsRun) compare(ctx context.Context, c rowsCase, n int) error {
 			return err
 		}
 		us, duck, query = append(us, o.wall.Seconds()), append(duck, d.wall.Seconds()), append(query, q)
+		usCPU, duckCPU = append(usCPU, o.cpu.Seconds()), append(duckCPU, d.cpu.Seconds())
 		r.b.logf("   %s round %d: runink %.3f s (cpu %.3f), duckdb %.3f s (cpu %.3f; query alone %.3f)", c.shape, round+1, o.wall.Seconds(), o.cpu.Seconds(), d.wall.Seconds(), d.cpu.Seconds(), q)
 		peers := []string{"duckdb"}
 		if c.miller && round < millerRounds {
@@ -230,6 +231,8 @@ func (r *rowsRun) compare(ctx context.Context, c rowsCase, n int) error {
 	r.b.add(ours.against("duckdb", median(duck), lower))
 	ours.Name, ours.Note = name+"/query", "our whole process against DuckDB's query alone, without the start of node"
 	r.b.add(ours.against("duckdb", median(query), lower))
+	cpu := Result{Name: name + "/cpu", Value: median(usCPU), Unit: "s", Note: "user and system time of the whole process: other work on the machine changes it less"}
+	r.b.add(cpu.against("duckdb", median(duckCPU), lower))
 	if len(mlr) > 0 {
 		ours.Name, ours.Note = name, note
 		r.b.add(ours.against("miller", median(mlr), lower))
