@@ -37,6 +37,7 @@ func groups() []group {
 	return []group{
 		{"rows", "JSON lines: filter, derive, write", rows},
 		{"launch", "from the decision to the first instruction in a sandbox", launch},
+		{"barn", "durable writes and linearizable reads", barnGroup},
 	}
 }
 
@@ -76,7 +77,12 @@ func (b *bench) repeats(full, small int) int {
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	err := run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	var err error
+	if len(os.Args) == 3 && os.Args[1] == replicaCommand {
+		err = replica(ctx, os.Args[2], os.Stdin)
+	} else {
+		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	}
 	stop()
 	switch {
 	case errors.Is(err, flag.ErrHelp):
