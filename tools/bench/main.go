@@ -38,6 +38,7 @@ func groups() []group {
 		{"rows", "JSON lines: filter, derive, write", rows},
 		{"launch", "from the decision to the first instruction in a sandbox", launch},
 		{"barn", "durable writes and linearizable reads", barnGroup},
+		{"schedule", "placing on simulated nodes", schedule},
 	}
 }
 
