@@ -39,6 +39,7 @@ func groups() []group {
 		{"launch", "from the decision to the first instruction in a sandbox", launch},
 		{"barn", "durable writes and linearizable reads", barnGroup},
 		{"schedule", "placing on simulated nodes", schedule},
+		{"system", "submit, run and finish on a cluster of one node", system},
 	}
 }
 

@@ -67,7 +67,7 @@ func TestIsolationSaysWhatIsMissing(t *testing.T) {
 	if got := isolation(nil); !strings.HasSuffix(got, "cgroup limits") {
 		t.Errorf("%q", got)
 	}
-	if got := isolation([]string{"memory limits"}); !strings.HasSuffix(got, "not enforced here: memory limits") || strings.Contains(got, "cgroup limits") {
+	if got := isolation([]string{"memory limits at /sys/fs/cgroup/x"}); !strings.HasSuffix(got, "not enforced here: memory limits") || strings.Contains(got, "cgroup limits") {
 		t.Errorf("%q", got)
 	}
 }

@@ -50,3 +50,19 @@ Feature: Rows
     Then they are stored
 
     @dlq("file://rejected.jsonl", name="rejected")
+
+  # What waits in the queue of the system group: no node has the label.
+  Scenario: Waiting
+
+    @source("file://flights.jsonl", name="flights") @contract("contracts.Flight")
+    @requires(label="bench=never")
+    Given the flights
+
+    @step("filter", where="delay > 15", name="late")
+    @requires(label="bench=never")
+    When the late ones are kept
+
+    @sink("file://late.jsonl", name="out")
+    Then they are stored
+
+    @dlq("file://rejected.jsonl", name="rejected")
