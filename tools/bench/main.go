@@ -40,6 +40,7 @@ func groups() []group {
 		{"barn", "durable writes and linearizable reads", barnGroup},
 		{"schedule", "placing on simulated nodes", schedule},
 		{"system", "submit, run and finish on a cluster of one node", system},
+		{"boot", "from power-on to PID 1 and to Ready, in a virtual machine", boot},
 	}
 }
 

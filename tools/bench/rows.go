@@ -134,7 +134,7 @@ func unpack(path string, content io.Reader) error {
 }
 
 // paths of one case.
-func (r *rowsRun) input(s shape) string  { return filepath.Join(r.dir, string(s)+".jsonl") }
+func (r *rowsRun) input(s shape) string     { return filepath.Join(r.dir, string(s)+".jsonl") }
 func (r *rowsRun) output(who string) string { return filepath.Join(r.dir, "late-"+who+".jsonl") }
 
 // ours runs a scenario over a file and returns what it cost.

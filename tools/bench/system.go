@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,8 +16,6 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
-
-	"crypto/tls"
 
 	v1 "github.com/runink/runink/api/runink/v1"
 	"github.com/runink/runink/internal/apiclient"
