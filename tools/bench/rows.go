@@ -279,25 +279,22 @@ func (r *rowsRun) memory(ctx context.Context, sizes []int) error {
 		if _, err := writeRows(in, r.base, n, c.shape); err != nil {
 			return err
 		}
-		var ours, theirs []float64
-		for range r.b.repeats(3, 1) {
-			o, err := r.ours(ctx, c.scenario, in)
-			if err != nil {
-				return err
-			}
-			d, _, err := r.duckdb(ctx, c, in)
-			if err != nil {
-				return err
-			}
-			if err := r.same("duckdb"); err != nil {
-				return err
-			}
-			ours, theirs = append(ours, float64(o.memory)/1e6), append(theirs, float64(d.memory)/1e6)
+		o, err := r.ours(ctx, c.scenario, in) // once: memory varies little
+		if err != nil {
+			return err
 		}
-		res := Result{Name: fmt.Sprintf("rows/memory/%d", n), Value: median(ours), Unit: "MB", Note: "resident at most, of the whole process; DuckDB's with node"}
-		r.b.add(res.against("duckdb", median(theirs), lower))
-		us.points = append(us.points, point{float64(n), median(ours)})
-		duck.points = append(duck.points, point{float64(n), median(theirs)})
+		d, _, err := r.duckdb(ctx, c, in)
+		if err != nil {
+			return err
+		}
+		if err := r.same("duckdb"); err != nil {
+			return err
+		}
+		ours, theirs := float64(o.memory)/1e6, float64(d.memory)/1e6
+		res := Result{Name: fmt.Sprintf("rows/memory/%d", n), Value: ours, Unit: "MB", Note: "resident at most, of the whole process; DuckDB's with node"}
+		r.b.add(res.against("duckdb", theirs, lower))
+		us.points = append(us.points, point{float64(n), ours})
+		duck.points = append(duck.points, point{float64(n), theirs})
 	}
 	p.series = []series{us, duck}
 	return errors.Join(r.b.plot("rows-memory", p), os.Remove(in))
