@@ -17,6 +17,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/slice/keeper"
 )
 
@@ -278,6 +279,7 @@ type benchKeeper struct {
 	*keeper.Client
 	cmd       *exec.Cmd
 	log       *os.File
+	state     string // on a tmpfs, as on a node
 	cgroup    string
 	bundle    string
 	isolation string
@@ -288,14 +290,17 @@ func startKeeper(ctx context.Context, b *bench, dir string) (*benchKeeper, error
 	k := &benchKeeper{cgroup: filepath.Join(cgroupMount, fmt.Sprintf("runink-bench-%d", os.Getpid()))}
 	sock := filepath.Join(dir, "keeper.sock")
 	var err error
-	if k.log, err = os.Create(filepath.Join(dir, "keeper.log")); err != nil {
+	if k.state, err = os.MkdirTemp("/dev/shm", "runink-bench-"); err != nil {
 		return nil, err
 	}
+	if k.log, err = os.Create(filepath.Join(dir, "keeper.log")); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(k.state))
+	}
 	k.cmd = exec.Command(filepath.Join(b.root, "bin", "runink"), "keeper", "--unenforced", "--timescale", "1",
-		"--socket", sock, "--state", filepath.Join(dir, "keeper"), "--cgroup-root", k.cgroup)
+		"--socket", sock, "--state", k.state, "--cgroup-root", k.cgroup)
 	k.cmd.Stdout, k.cmd.Stderr = k.log, k.log
 	if err := k.cmd.Start(); err != nil {
-		return nil, errors.Join(err, k.log.Close())
+		return nil, errors.Join(err, k.log.Close(), os.RemoveAll(k.state))
 	}
 	k.Client = keeper.NewClient(sock)
 	if err := k.ready(ctx); err != nil {
@@ -347,7 +352,7 @@ func (k *benchKeeper) stop() error {
 	if rm := removeCgroup(k.cgroup); rm != nil {
 		err = errors.Join(err, rm)
 	}
-	return errors.Join(err, k.log.Close())
+	return errors.Join(err, k.log.Close(), os.RemoveAll(k.state))
 }
 
 // removeCgroup removes a tree of empty cgroups; rmdir is all that they take.
@@ -408,10 +413,21 @@ func (k *benchKeeper) collect(ctx context.Context, id string) (time.Duration, er
 	if err != nil {
 		return 0, err
 	}
-	if err := k.Ack(ctx, id); err != nil {
-		return 0, err
+	// The pidfd may say that it has ended before the keeper has reaped it: then it "still runs".
+	for {
+		err := k.Ack(ctx, id)
+		if err == nil {
+			return printed(string(out))
+		}
+		if !errors.Is(err, errs.Conflict) {
+			return 0, err
+		}
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-time.After(100 * time.Microsecond):
+		}
 	}
-	return printed(string(out))
 }
 
 // readable waits until a descriptor can be read.
