@@ -70,6 +70,22 @@ dev: build ## server, agent, keeper and the example in one process tree on this 
 	@$(GOBUILD) -o build/bin/runink-dev ./tools/dev
 	@exec build/bin/runink-dev $(ARGS)
 
+# The peers of `make bench`, from Debian and from npm. Debian starts etcd, munge and Slurm as
+# services when it installs them; the benchmarks start their own.
+BENCH_PACKAGES := miller bubblewrap runc crun etcd-server slurmctld slurmd slurm-client munge
+DUCKDB := @duckdb/node-api@1.5.6-r.1
+
+.PHONY: bench-setup
+bench-setup: ## install the peers that bench compares with
+	tools/setup.sh $(BENCH_PACKAGES) $$(command -v node >/dev/null || echo nodejs) $$(command -v npm >/dev/null || echo npm)
+	@mkdir -p build/bench/npm
+	npm install --prefix build/bench/npm --no-save --no-audit --no-fund $(DUCKDB)
+
+.PHONY: bench
+bench: build ## measure against the peers; ARGS="-only rows,launch", ARGS=-quick
+	@$(GOBUILD) -o build/bin/bench ./tools/bench
+	@exec build/bin/bench $(ARGS)
+
 .PHONY: test
 test: may-test image ## run every test: unit, property, fuzz, in-VM, whole-cluster; as root
 	@exec bin/testall

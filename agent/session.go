@@ -17,8 +17,9 @@ import (
 	"github.com/runink/runink/slice/keeper"
 )
 
-// coalesce is how long statuses gather before one report carries them (decisions.md: one
-// Raft entry per agent per 50 ms).
+// coalesce is the least time between two reports, in which statuses gather (decisions.md: one
+// Raft entry per agent per 50 ms). The first one after a while is not held back: a run that is
+// alone on a node would wait for nobody.
 const coalesce = 50 * time.Millisecond
 
 // openWithin is how long a node waits to be welcomed, before TimeScale: an election or two, and
@@ -212,15 +213,17 @@ func (a *Agent) healthy(ctx context.Context) error {
 
 // reports sends statuses, coalesced.
 func (s *session) reports(ctx context.Context) error {
+	var last time.Time
 	for {
 		select {
 		case <-s.a.reporter.wake:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err := sleep(ctx, coalesce); err != nil {
+		if err := sleep(ctx, coalesce-time.Since(last)); err != nil {
 			return err
 		}
+		last = time.Now()
 		set := s.a.reporter.take()
 		if len(set) == 0 {
 			continue

@@ -25,6 +25,7 @@ type placer struct {
 	nodes   map[string]NodeState
 	members map[string]Member
 	live    map[string]*State            // runs that are not final
+	specs   map[string]*Spec             // of live runs that a pass has looked at
 	placed  map[string]map[string]Placed // node → run/slice
 }
 
@@ -105,7 +106,7 @@ func (p *placer) load(v barn.View) error {
 		p.rec.told(nil)
 	}
 	p.nodes, p.members = map[string]NodeState{}, map[string]Member{}
-	p.live, p.placed = map[string]*State{}, map[string]map[string]Placed{}
+	p.live, p.specs, p.placed = map[string]*State{}, map[string]*Spec{}, map[string]map[string]Placed{}
 	members, err := p.t.m.cfg.Directory.Nodes(v)
 	if err != nil {
 		return err
@@ -180,6 +181,7 @@ func (p *placer) applyIn(v barn.View, e barn.Event) (bool, error) {
 		}
 		if p.live[id] = st; st.Final() {
 			delete(p.live, id)
+			delete(p.specs, id)
 		}
 		return true, nil
 	}
@@ -264,9 +266,14 @@ func (p *placer) pass(ctx context.Context) (again bool, err error) {
 	}
 	var specs []*Spec
 	for id := range p.live {
-		s, err := p.t.specs.get(v, id)
-		if err != nil {
-			return false, err
+		// Not by the term's cache alone: it is bounded, every pass looks at all, and a queue
+		// that is longer than the bound would be decoded again each time.
+		s := p.specs[id]
+		if s == nil {
+			if s, err = p.t.specs.get(v, id); err != nil {
+				return false, err
+			}
+			p.specs[id] = s
 		}
 		specs = append(specs, s)
 	}

@@ -289,17 +289,20 @@ func (m *Manager) Explain(v barn.View, id string) (*apiv1.ExplainRunResponse, er
 	return out, nil
 }
 
-// watchEvery bounds how often Watch sends.
+// watchEvery bounds how often Watch sends what is not a change of the run's state.
 const watchEvery = 100 * time.Millisecond
 
-// Watch sends the run's present state and then each change, at most one every 100 ms, and
-// returns nil after the final one.
+// Watch sends the run's present state and then each change, and returns nil after the final
+// one. A new state of the run, of which there are few, is sent at once; what happens below
+// it, and where the state comes and goes, at most once in 100 ms.
 func (m *Manager) Watch(ctx context.Context, id string, send func(*apiv1.Run) error) error {
 	const op = "watch run"
 	t, err := m.leading(op)
 	if err != nil {
 		return err
 	}
+	states := map[string]bool{} // sent
+	var sent time.Time
 	for {
 		_, reasons := t.why.of(id)
 		v, err := m.stale(ctx)
@@ -310,21 +313,25 @@ func (m *Manager) Watch(ctx context.Context, id string, send func(*apiv1.Run) er
 		if err != nil {
 			return err
 		}
+		if rest := watchEvery - time.Since(sent); states[run.State] && rest > 0 {
+			select {
+			case <-time.After(rest):
+				continue // with what it has become
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-t.ctx.Done():
+				return errs.E(errs.Unavailable, op, "this control node does not lead any more").WithHint("try again")
+			}
+		}
 		if err := send(run); err != nil {
 			return err
 		}
+		states[run.State], sent = true, time.Now()
 		if final(run.State) {
 			return nil
 		}
 		if err := t.awaitChange(ctx, v.Cursor(), id, run, reasons); err != nil {
 			return err
-		}
-		select {
-		case <-time.After(watchEvery):
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-t.ctx.Done():
-			return errs.E(errs.Unavailable, op, "this control node does not lead any more").WithHint("try again")
 		}
 	}
 }

@@ -3,6 +3,7 @@ package scheduler
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/tidwall/btree"
@@ -19,14 +20,22 @@ const (
 // Place decides where the groups go, in order. Each group is in exactly one of the two
 // results. It does not change st.
 func Place(st *State, groups []Group) ([]Placement, []Unplaced) {
-	w := &work{st: st, order: st.order.Copy(), used: map[string]Resources{}, herds: map[string]Resources{}, runs: map[string][]*Placed{}}
+	w := &work{st: st, order: st.order.Copy(), used: map[string]Resources{}, herds: map[string]Resources{}, runs: map[string][]*Placed{}, refused: map[string]*Unplaced{}}
 	var placed []Placement
 	var unplaced []Unplaced
 	for i := range groups {
 		g := &groups[i]
+		alike := w.shape(g)
+		if u := w.refused[alike]; u != nil && alike != "" {
+			again := *u // shares the reasons
+			again.Run, again.Region = g.Run, g.Region
+			unplaced = append(unplaced, again)
+			continue
+		}
 		p, u := w.place(g)
 		if u != nil {
 			unplaced = append(unplaced, *u)
+			w.refused[alike] = u
 			continue
 		}
 		w.accept(g, p)
@@ -42,6 +51,37 @@ type work struct {
 	used  map[string]Resources // by node; absent: as in st
 	herds map[string]Resources // added by this call
 	runs  map[string][]*Placed // placed by this call
+
+	// refused holds, by shape, what found no place since the last group that did. A queue is
+	// full of equal groups, and as nothing changed the answer to one is that to all.
+	refused map[string]*Unplaced
+}
+
+// shape is equal for groups of which the same becomes, apart from their names; "" for one
+// whose run has slices on nodes, for those matter as well.
+func (w *work) shape(g *Group) string {
+	if len(w.st.runs[g.Run]) > 0 || len(w.runs[g.Run]) > 0 {
+		return ""
+	}
+	b := strconv.AppendQuote(make([]byte, 0, 64*(1+len(g.Slices))), g.Herd)
+	list := func(texts []string) {
+		b = strconv.AppendInt(b, int64(len(texts)), 10)
+		for _, t := range texts {
+			b = strconv.AppendQuote(b, t)
+		}
+	}
+	for i := range g.Slices {
+		s := &g.Slices[i]
+		b = strconv.AppendQuote(b, s.Name)
+		for _, d := range s.Needs.Dimensions() {
+			b = append(strconv.AppendInt(b, d.Amount, 10), ' ')
+		}
+		list(s.Labels)
+		list(s.ColocateWith)
+		b = strconv.AppendQuote(b, s.Domain)
+		b = strconv.AppendBool(b, s.SpreadNode)
+	}
+	return string(b)
 }
 
 func (w *work) usedOn(n *node) Resources {
@@ -52,6 +92,9 @@ func (w *work) usedOn(n *node) Resources {
 }
 
 func (w *work) accept(g *Group, p *Placement) {
+	if len(w.refused) > 0 {
+		w.refused = map[string]*Unplaced{}
+	}
 	for i, a := range p.Assign {
 		n := w.st.nodes[a.Node]
 		before := w.usedOn(n)

@@ -329,3 +329,44 @@ func BenchmarkPlace(b *testing.B) {
 		}
 	}
 }
+
+// A call with many groups decides as one call for each does, reasons included, though it
+// answers groups that are alike only once.
+func TestTogetherAsOneByOne(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		in := drawInstance(t, 4, 3)
+		kinds := in.groups
+		in.groups = nil
+		for i := range rapid.IntRange(1, 12).Draw(t, "queue") {
+			g := rapid.SampledFrom(kinds).Draw(t, "kind")
+			if rapid.IntRange(0, 4).Draw(t, "same run") > 0 {
+				g.Run = fmt.Sprintf("q%d", i)
+			} else {
+				g.Run, g.Region, g.Slices = "shared", i, append([]Slice(nil), g.Slices...)
+				for k := range g.Slices { // a run has each name once
+					g.Slices[k].Name = fmt.Sprintf("%s-%d", g.Slices[k].Name, i)
+				}
+			}
+			in.groups = append(in.groups, g)
+		}
+		placed, unplaced := Place(in.state(), in.groups)
+		st := in.state()
+		var onePlaced []Placement
+		var oneUnplaced []Unplaced
+		for _, g := range in.groups {
+			p, u := Place(st, []Group{g})
+			onePlaced, oneUnplaced = append(onePlaced, p...), append(oneUnplaced, u...)
+			for _, pl := range p {
+				for i, a := range pl.Assign {
+					st.Use(Placed{Run: g.Run, Herd: g.Herd, Node: a.Node, Slice: g.Slices[i]})
+				}
+			}
+		}
+		if !reflect.DeepEqual(placed, onePlaced) {
+			t.Fatalf("together %+v\none by one %+v", placed, onePlaced)
+		}
+		if !reflect.DeepEqual(unplaced, oneUnplaced) {
+			t.Fatalf("together %+v\none by one %+v", unplaced, oneUnplaced)
+		}
+	})
+}

@@ -22,11 +22,14 @@ var elsewhere = map[string]string{
 	"make dev":          "TestDevOnce, TestDevInterrupted",
 }
 
-// typedAtServers are pages whose commands want a server, or are another program's: tests in
-// other packages read those pages and type them.
+// typedAtServers are pages whose commands want a server, or are another program's, and who
+// types them instead.
 var typedAtServers = map[string]string{
 	"api.md":     "TestTheCurlOfTheTextWorks of cmd/runink",
 	"observe.md": "TestWatchingACluster of cmd/runink",
+	// Its commands install other systems and measure for half an hour; tests of tools/bench
+	// hold what they calculate.
+	"benchmarks.md": "nobody but people",
 }
 
 // command is what a reader would type.

@@ -12,8 +12,10 @@ package jsonl
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/bits"
 	"time"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -141,11 +143,10 @@ func (s *Scanner) NextKey() bool {
 		s.fail("expected a key")
 		return false
 	}
-	key, plain := s.quoted(&s.buf2)
+	key, _ := s.quoted(&s.buf2)
 	if s.err != nil {
 		return false
 	}
-	_ = plain
 	s.key = key
 	if s.p < len(s.b) && s.b[s.p] == ':' {
 		s.p++
@@ -161,12 +162,30 @@ func (s *Scanner) NextKey() bool {
 	return true
 }
 
+// plainText returns how many bytes at the start of b need no look: ASCII, and neither control
+// characters nor '"' nor '\\'. It may return less, because it takes eight at a time: a byte of
+// a word is found by the carry of a subtraction, which can be wrong only above a byte that is
+// right (H. S. Warren, Hacker's Delight, 6-1).
+func plainText(b []byte) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	n := 0
+	for ; len(b)-n >= 8; n += 8 {
+		w := binary.LittleEndian.Uint64(b[n:])
+		quote, slash := w^'"'*ones, w^'\\'*ones
+		found := (w-' '*ones)&^w | (quote-ones)&^quote | (slash-ones)&^slash | w
+		if found &= tops; found != 0 {
+			return n + bits.TrailingZeros64(found)/8
+		}
+	}
+	return n
+}
+
 // quoted reads the string that starts at p. The result aliases the chunk where it has no
 // escapes (plain), else *buf.
 func (s *Scanner) quoted(buf *[]byte) (b []byte, plain bool) {
 	start := s.p + 1
 	ascii := true
-	for i := start; i < len(s.b); i++ {
+	for i := start + plainText(s.b[start:]); i < len(s.b); i++ {
 		switch c := s.b[i]; {
 		case c == '"':
 			s.p = i + 1
@@ -352,6 +371,13 @@ func (s *Scanner) numeric() (b []byte, ok bool) {
 
 // Int64 reads an integer of that many bits.
 func (s *Scanner) Int64(v *int64, bits int) bool {
+	if s.err == nil {
+		if n, used := text.ScanInt(s.b[s.p:]); used > 0 && n == n<<(64-bits)>>(64-bits) {
+			s.p += used
+			*v = n
+			return true
+		}
+	}
 	b, ok := s.numeric()
 	if !ok {
 		return false
@@ -382,6 +408,13 @@ func (s *Scanner) Uint64(v *uint64, bits int) bool {
 
 // Float64 reads a number; bits 32 rounds it to a float32's precision.
 func (s *Scanner) Float64(v *float64, bits int) bool {
+	if s.err == nil && bits == 64 {
+		if f, used := text.ScanFloat(s.b[s.p:]); used > 0 {
+			s.p += used
+			*v = f
+			return true
+		}
+	}
 	b, ok := s.numeric()
 	if !ok {
 		return false

@@ -75,6 +75,73 @@ func digits(s []byte) (uint64, error) {
 	return u, nil
 }
 
+// ScanInt reads the integer at the start of b in one pass: what Int accepts, of at most 18
+// digits and followed by a byte that is no part of a number. Where it returns 0 bytes there
+// is something else, and the caller takes the long way.
+func ScanInt(b []byte) (v int64, n int) {
+	i := 0
+	if len(b) > 0 && b[0] == '-' {
+		i = 1
+	}
+	first := i
+	var u int64
+	for i < len(b) && b[i]-'0' <= 9 {
+		u = u*10 + int64(b[i]-'0')
+		i++
+		if i-first > 18 {
+			return 0, 0
+		}
+	}
+	if i == first || i >= len(b) || inNumber(b[i]) || b[first] == '0' && i-first > 1 {
+		return 0, 0
+	}
+	if first == 1 {
+		u = -u
+	}
+	return u, i
+}
+
+// ScanFloat is ScanInt for decimals without exponent that Float's fast path takes.
+func ScanFloat(b []byte) (f float64, n int) {
+	i := 0
+	if len(b) > 0 && b[0] == '-' {
+		i = 1
+	}
+	first := i
+	var m uint64
+	for i < len(b) && b[i]-'0' <= 9 && i-first < 16 {
+		m = m*10 + uint64(b[i]-'0')
+		i++
+	}
+	if i == first || i >= len(b) || b[first] == '0' && i-first > 1 {
+		return 0, 0
+	}
+	frac := 0
+	if b[i] == '.' {
+		i++
+		for i < len(b) && b[i]-'0' <= 9 && i-first < 17 {
+			m = m*10 + uint64(b[i]-'0')
+			i++
+			frac++
+		}
+		if frac == 0 || i >= len(b) {
+			return 0, 0
+		}
+	}
+	if inNumber(b[i]) || m >= 1<<53 {
+		return 0, 0
+	}
+	f = float64(m) / pow10[frac]
+	if first == 1 {
+		f = -f
+	}
+	return f, i
+}
+
+func inNumber(c byte) bool {
+	return c-'0' <= 9 || c == '.' || c == 'e' || c == 'E' || c == '-' || c == '+'
+}
+
 var pow10 = [...]float64{
 	1e0, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8, 1e9, 1e10, 1e11,
 	1e12, 1e13, 1e14, 1e15, 1e16, 1e17, 1e18, 1e19, 1e20, 1e21, 1e22,

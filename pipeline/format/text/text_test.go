@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"strconv"
+	"strings"
 	"testing"
 
 	"pgregory.net/rapid"
@@ -58,6 +59,48 @@ func TestNumberSyntax(t *testing.T) {
 		}
 		if _, err := text.Int([]byte(s), 64); err == nil {
 			t.Errorf("Int(%q) is accepted", s)
+		}
+	}
+}
+
+// What the short way reads, the long way reads too, and both get the same.
+func FuzzScan(f *testing.F) {
+	for _, s := range []string{
+		"0,", "-0}", "7", "12 ", "-120\n", "007,", "1.5,", "1.,", ".5,", "0.30,", "1e5,", "-", "-,", "999999999999999999,", "9223372036854775807,",
+		"9007199254740993,", "9007199254740992.5,", "0.1234567890123456,", "12345678.12345678,", "1-2,",
+	} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if v, n := text.ScanInt(b); n > 0 {
+			if want, err := text.Int(b[:n], 64); err != nil || want != v {
+				t.Errorf("text.ScanInt(%q) = %d, %d bytes; Int says %d, %v", b, v, n, want, err)
+			}
+		}
+		v, n := text.ScanFloat(b)
+		if n == 0 {
+			return
+		}
+		want, err := text.Float(b[:n], 64)
+		if err != nil || math.Float64bits(want) != math.Float64bits(v) {
+			t.Errorf("ScanFloat(%q) = %v, %d bytes; Float says %v, %v", b, v, n, want, err)
+		}
+		if n >= len(b) || strings.ContainsRune("+-.eE0123456789", rune(b[n])) {
+			t.Errorf("ScanFloat(%q) stops inside a number, after %d bytes", b, n)
+		}
+	})
+}
+
+// The short way must be taken where it matters: else it is only more code.
+func TestScanTakesCommonNumbers(t *testing.T) {
+	for _, s := range []string{"0,", "-5,", "1750}", "123456789012345678,"} {
+		if _, n := text.ScanInt([]byte(s)); n != len(s)-1 {
+			t.Errorf("text.ScanInt(%q) used %d bytes", s, n)
+		}
+	}
+	for _, s := range []string{"0,", "-5,", "0.78,", "-12.375}", "1234567.25,"} {
+		if _, n := text.ScanFloat([]byte(s)); n != len(s)-1 {
+			t.Errorf("ScanFloat(%q) used %d bytes", s, n)
 		}
 	}
 }

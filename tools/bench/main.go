@@ -1,0 +1,177 @@
+// Bench measures Runink against its peers and prints ratios.
+//
+//	make bench                            # every group
+//	make bench ARGS="-only rows,launch"   # some of them
+//	make bench ARGS="-quick"              # small, to see that it works
+//
+// It promises: peer and we run in the same rounds, one after the other; what is reported is
+// the median; a peer that gives another output than we do, or is missing, is an error and
+// no figure; nothing runs outside a temporary folder and loopback, and nothing is left when
+// it ends. A ratio above 1 means that we are better.
+//
+// It never judges: no figure makes it fail. docs/benchmarks.md says how each is taken.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// group is a set of figures that are taken together.
+type group struct {
+	name, what string
+	run        func(context.Context, *bench) error
+}
+
+// groups in the order in which they run.
+func groups() []group {
+	return []group{
+		{"rows", "JSON lines: filter, derive, write", rows},
+		{"launch", "from the decision to the first instruction in a sandbox", launch},
+		{"barn", "durable writes and linearizable reads", barnGroup},
+		{"schedule", "placing on simulated nodes", schedule},
+		{"system", "submit, run and finish on a cluster of one node", system},
+		{"boot", "from power-on to PID 1 and to Ready, in a virtual machine", boot},
+	}
+}
+
+// bench is what the groups share.
+type bench struct {
+	root    string // of the repository
+	dir     string // temporary, removed at the end
+	out     string // build/bench: results, plots
+	npm     string // folder whose node_modules has the peers that npm installs
+	quick   bool
+	rounds  int // 0: as the group likes
+	log     io.Writer
+	results []Result
+}
+
+// add takes a figure.
+func (b *bench) add(r Result) { b.results = append(b.results, r) }
+
+// logf tells what is being done.
+func (b *bench) logf(format string, args ...any) { fmt.Fprintf(b.log, format+"\n", args...) }
+
+// pick is full, or small in a quick run.
+func pick[T any](b *bench, full, small T) T {
+	if b.quick {
+		return small
+	}
+	return full
+}
+
+// repeats is how often a round is taken.
+func (b *bench) repeats(full, small int) int {
+	if b.rounds > 0 {
+		return b.rounds
+	}
+	return pick(b, full, small)
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	var err error
+	if len(os.Args) == 3 && os.Args[1] == replicaCommand {
+		err = replica(ctx, os.Args[2], os.Stdin)
+	} else {
+		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	}
+	stop()
+	switch {
+	case errors.Is(err, flag.ErrHelp):
+		os.Exit(2)
+	case err != nil:
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+// run takes the figures that args ask for, prints them to stdout and saves them.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
+	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	only := fs.String("only", "", "groups, separated by commas; empty: all")
+	quick := fs.Bool("quick", false, "small sizes and few rounds: shows that it works, measures little")
+	rounds := fs.Int("rounds", 0, "rounds of each measurement; 0: as each group needs")
+	root := fs.String("root", ".", "folder of the repository, with bin/ built")
+	tmp := fs.String("tmp", "", "folder for data, on the disk to measure; empty: the system's")
+	keep := fs.Bool("keep", false, "leave the temporary folder")
+	if err := fs.Parse(args); err != nil {
+		return err
+	}
+	if fs.NArg() > 0 {
+		return fmt.Errorf("unknown argument %q (groups are named with -only)", fs.Arg(0))
+	}
+	chosen, err := choose(*only)
+	if err != nil {
+		return err
+	}
+	abs, err := filepath.Abs(*root)
+	if err != nil {
+		return err
+	}
+	dir, err := os.MkdirTemp(*tmp, "runink-bench-")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if *keep {
+			fmt.Fprintln(stderr, "kept:", dir)
+			return
+		}
+		err = errors.Join(err, os.RemoveAll(dir))
+	}()
+	out := filepath.Join(abs, "build", "bench")
+	if err := os.MkdirAll(out, 0o755); err != nil {
+		return err
+	}
+	b := &bench{root: abs, dir: dir, out: out, npm: filepath.Join(abs, "build", "bench", "npm"), quick: *quick, rounds: *rounds, log: stderr}
+	var all error
+	for _, g := range chosen {
+		b.logf("== %s: %s", g.name, g.what)
+		if err := g.run(ctx, b); err != nil {
+			all = errors.Join(all, fmt.Errorf("%s: %w", g.name, err))
+			if ctx.Err() != nil {
+				break
+			}
+		}
+	}
+	if len(b.results) > 0 {
+		if err := save(filepath.Join(out, "results.json"), b.results); err != nil {
+			all = errors.Join(all, err)
+		}
+		all = errors.Join(all, table(stdout, b.results))
+	}
+	return all
+}
+
+// choose finds the groups that -only names.
+func choose(only string) ([]group, error) {
+	all := groups()
+	if only == "" {
+		return all, nil
+	}
+	var names []string
+	for _, g := range all {
+		names = append(names, g.name)
+	}
+	var out []group
+	for name := range strings.SplitSeq(only, ",") {
+		i := slices.Index(names, strings.TrimSpace(name))
+		if i < 0 {
+			return nil, fmt.Errorf("-only: no group %q (there are: %s)", name, strings.Join(names, ", "))
+		}
+		out = append(out, all[i])
+	}
+	return out, nil
+}
