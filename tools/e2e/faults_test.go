@@ -349,7 +349,7 @@ func TestDrainMovesWork(t *testing.T) {
 			resume()
 		}
 	}()
-	r = until(ctx, t, c, id, "another node", func(r *runState) bool {
+	until(ctx, t, c, id, "another node", func(r *runState) bool {
 		return r.State == "running" && r.Regions[0].Slices[0].Node != was
 	})
 	for state() != "drained" {
