@@ -8,14 +8,16 @@ import (
 	"github.com/runink/runink/internal/errs"
 )
 
+type requirement struct{ option, value, why string }
+
 // requiredConfig are the options without which a promise of the node does not hold. "y"
 // is built in, "m" is built in or a module, "n" is not set.
-var requiredConfig = []struct{ option, value, why string }{
+var requiredConfig = []requirement{
 	{"CONFIG_BLK_DEV_INITRD", "y", "the initramfs"},
 	{"CONFIG_RD_ZSTD", "y", "a compressed initramfs"},
 	{"CONFIG_DEVTMPFS", "y", "device nodes"},
 	{"CONFIG_TMPFS", "y", "the root file system"},
-	{"CONFIG_EXT4_FS", "y", "the state disk"},
+	{"CONFIG_EXT4_FS", "m", "the state disk"},
 	{"CONFIG_UNIX", "y", "the keeper's socket"},
 	{"CONFIG_PACKET", "y", "DHCP"},
 	{"CONFIG_IPV6", "y", "addresses of slices"},
@@ -46,6 +48,24 @@ var requiredConfig = []struct{ option, value, why string }{
 	{"CONFIG_VIRTIO_BLK", "m", "virtual machines"},
 	{"CONFIG_VIRTIO_NET", "m", "virtual machines"},
 	{"CONFIG_VIRTIO_CONSOLE", "m", "virtual machines"},
+	{"CONFIG_VLAN_8021Q", "m", "VLANs"},
+	{"CONFIG_BONDING", "m", "bonds"},
+	{"CONFIG_VFAT_FS", "m", "config disks"},
+	{"CONFIG_DMI", "y", "configuration in SMBIOS"},
+}
+
+// metalConfig are further options that the metal image relies on.
+var metalConfig = []requirement{
+	{"CONFIG_EFI_STUB", "y", "UEFI"},
+	{"CONFIG_FB_EFI", "y", "the console on a UEFI machine's screen"},
+	{"CONFIG_SATA_AHCI", "m", "SATA disks and CDs"},
+	{"CONFIG_BLK_DEV_NVME", "m", "NVMe disks"},
+	{"CONFIG_BLK_DEV_SR", "m", "CDs"},
+	{"CONFIG_USB_XHCI_HCD", "m", "USB"},
+	{"CONFIG_USB_STORAGE", "m", "USB sticks"},
+	{"CONFIG_E1000E", "m", "network cards"},
+	{"CONFIG_NET_9P_VIRTIO", "m", "shared folders"},
+	{"CONFIG_ITCO_WDT", "m", "hardware watchdogs"},
 }
 
 // checkConfig reports every required option that the kernel lacks.
@@ -54,10 +74,14 @@ func (k *Kernel) checkConfig() error {
 	if err != nil {
 		return err
 	}
-	return checkConfig(string(data), k.Release)
+	required := requiredConfig
+	if k.Kind() == Metal {
+		required = slices.Concat(requiredConfig, metalConfig)
+	}
+	return checkConfig(string(data), k.Release, required)
 }
 
-func checkConfig(text, release string) error {
+func checkConfig(text, release string, required []requirement) error {
 	have := map[string]string{}
 	for line := range strings.Lines(text) {
 		if key, value, ok := strings.Cut(strings.TrimSpace(line), "="); ok && strings.HasPrefix(key, "CONFIG_") {
@@ -65,7 +89,7 @@ func checkConfig(text, release string) error {
 		}
 	}
 	var missing []string
-	for _, r := range requiredConfig {
+	for _, r := range required {
 		got := have[r.option]
 		if got == r.value || got == "y" && r.value == "m" {
 			continue
@@ -80,5 +104,5 @@ func checkConfig(text, release string) error {
 	}
 	slices.Sort(missing)
 	return errs.E(errs.Invalid, "check kernel configuration", "kernel %s lacks %s", release, strings.Join(missing, ", ")).
-		WithHint("lock another kernel in image/kernel.lock")
+		WithHint("lock another kernel in image/kernel.lock or image/metal.lock")
 }

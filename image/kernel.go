@@ -40,7 +40,7 @@ func FetchKernel(ctx context.Context, lock Lock, cache string, log *slog.Logger)
 	k := &Kernel{Lock: lock, Locked: true}
 	deb, err := fetchDeb(ctx, lock, cache)
 	if err != nil {
-		newest, nerr := newestKernel(ctx)
+		newest, nerr := newestKernel(ctx, lock.Kind().meta())
 		if nerr != nil {
 			return nil, errors.Join(err, nerr)
 		}
@@ -95,7 +95,7 @@ func fetchDeb(ctx context.Context, lock Lock, cache string) (string, error) {
 	}
 	if _, err := run(ctx, tmp, "apt-get", "download", lock.Package+"="+lock.Version); err != nil {
 		return "", errs.E(errs.Unavailable, op, "%s=%s: %w", lock.Package, lock.Version, err).
-			WithHint("run apt-get update; if the version is gone, put the newest one into image/kernel.lock")
+			WithHint("run apt-get update; if the version is gone, put the newest one into the lock file in image/")
 	}
 	found, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
 	if err != nil || len(found) != 1 {
@@ -112,7 +112,7 @@ func fetchDeb(ctx context.Context, lock Lock, cache string) (string, error) {
 }
 
 // newestKernel asks apt which kernel the metapackage stands for today.
-func newestKernel(ctx context.Context) (Lock, error) {
+func newestKernel(ctx context.Context, metaPackage string) (Lock, error) {
 	const op = "find the newest kernel"
 	out, err := run(ctx, "", "apt-cache", "depends", "--important", metaPackage)
 	if err != nil {

@@ -36,6 +36,7 @@ func keys() map[string]key {
 		"state":     {set: func(c *Config, v string) error { c.State = v; return nil }},
 		"timescale": {set: setTimeScale},
 		"ip":        {repeat: true, set: addIP},
+		"config":    {set: setConfigDisk},
 	}
 }
 
@@ -45,35 +46,7 @@ func keys() map[string]key {
 //
 // Errors are of kind Invalid, name the key as their field, and carry a hint.
 func Parse(cmdline string) (Config, error) {
-	const op = "read kernel command line"
-	if len(cmdline) > MaxCommandLine {
-		return Config{}, errs.E(errs.Invalid, op, "it has %d bytes, more than %d", len(cmdline), MaxCommandLine)
-	}
-	c := Config{TimeScale: 1}
-	known, seen := keys(), map[string]bool{}
-	for _, w := range words(cmdline) {
-		name, ok := strings.CutPrefix(w.key, Prefix)
-		if !ok {
-			continue
-		}
-		k, ok := known[name]
-		switch {
-		case !ok:
-			return Config{}, errs.E(errs.Invalid, op, "unknown key").WithField(w.key).WithHint("the keys are %s", keyNames(known))
-		case !w.hasValue || w.value == "":
-			return Config{}, errs.E(errs.Invalid, op, "it has no value").WithField(w.key).WithHint("write %s=VALUE or leave it out", w.key)
-		case seen[name] && !k.repeat:
-			return Config{}, errs.E(errs.Invalid, op, "given twice").WithField(w.key).WithHint("keep one of them")
-		}
-		seen[name] = true
-		if err := k.set(&c, w.value); err != nil {
-			return Config{}, err
-		}
-	}
-	if err := c.Validate(); err != nil {
-		return Config{}, err
-	}
-	return c, nil
+	return ParseSources(Source{Name: CommandLine, Text: cmdline})
 }
 
 func keyNames(known map[string]key) string {
