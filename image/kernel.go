@@ -235,9 +235,14 @@ func bzImageRelease(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return headerRelease(filepath.Base(file), data)
+}
+
+// headerRelease is bzImageRelease of what was read; name is for messages.
+func headerRelease(name string, data []byte) (string, error) {
 	const op = "read kernel header"
 	if len(data) < 0x210 || string(data[0x202:0x206]) != "HdrS" {
-		return "", errs.E(errs.Corrupt, op, "%s is no bzImage", filepath.Base(file))
+		return "", errs.E(errs.Corrupt, op, "%s is no bzImage", name)
 	}
 	at := int(data[0x20e]) + int(data[0x20f])<<8 + 0x200
 	if at >= len(data) {
@@ -260,7 +265,8 @@ func digest(data []byte) string {
 func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	// mtools writes local time into FAT.
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", mediaTime))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

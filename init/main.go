@@ -91,7 +91,7 @@ func phases() []phase {
 		{"kernel", (*machine).setKernel},
 		{"modules", (*machine).loadModules},
 		{"power button", (*machine).findPowerButton},
-		{"command line", (*machine).readCommandLine},
+		{"configuration", (*machine).configure},
 		{"state disk", (*machine).mountState},
 		{"clock", (*machine).setClock},
 		{"cgroups", (*machine).makeCgroups},

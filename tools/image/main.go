@@ -5,6 +5,11 @@
 //	go run ./tools/image -level 19          # a release
 //	go run ./tools/image -binary bin/runink # packs a binary that is there
 //	go run ./tools/image -kind metal -out build/metal
+//
+// With a word before the flags it writes a medium with a metal image on it:
+//
+//	go run ./tools/image iso                # keys are edited in at boot, or come from elsewhere
+//	go run ./tools/image iso $(bin/runink token create -q --node n7 --role worker)
 package main
 
 import (
@@ -29,6 +34,12 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if len(os.Args) > 1 {
+		if _, ok := media[os.Args[1]]; ok {
+			end(writeMedia(ctx, os.Args[1], os.Args[2:]))
+			return
+		}
+	}
 	binary := flag.String("binary", "", "static `file` that becomes PID 1 (default: build -package)")
 	engine := flag.String("engine", "", "static `file` that becomes the stock engine")
 	pkg := flag.String("package", "./cmd/runink", "main `package` that becomes PID 1")
@@ -37,7 +48,7 @@ func main() {
 	kind := flag.String("kind", string(image.Cloud), "`cloud` for virtual machines, metal for any machine and for boot media")
 	level := flag.Int("level", 10, "zstd level, 1 to 22; use 19 for a release")
 	flag.Usage = func() {
-		fmt.Fprintf(os.Stderr, "usage: image [flags]\n\nBuilds kernel and initramfs.\n  image -level 19\n\n")
+		fmt.Fprintf(os.Stderr, "usage: image [flags]\n\nBuilds kernel and initramfs.\n  image -level 19\n  image iso -help\n\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
@@ -45,7 +56,12 @@ func main() {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := build(ctx, image.Kind(*kind), *binary, *engine, *pkg, *out, *cache, *level); err != nil {
+	end(build(ctx, image.Kind(*kind), *binary, *engine, *pkg, *out, *cache, *level))
+}
+
+// end reports an error and exits; it returns if there is none.
+func end(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		if hint := errs.HintOf(err); hint != "" {
 			fmt.Fprintln(os.Stderr, "hint:", hint)
