@@ -264,4 +264,3 @@ func readConfigFrom(d labelled) (text string, err error) {
 	}
 	return text, nil
 }
-

@@ -42,10 +42,10 @@ type MachineConfig struct {
 	SMBIOS []string
 	FwCfg  map[string]string
 
-	CPUs    int    // default 2
-	Memory  int64  // bytes, default 1 GiB
-	Disks   []Disk
-	RTC     time.Time // the machine's clock when it is powered on; zero: the host's
+	CPUs   int   // default 2
+	Memory int64 // bytes, default 1 GiB
+	Disks  []Disk
+	RTC    time.Time // the machine's clock when it is powered on; zero: the host's
 
 	// Port, with MAC, is the machine's network card; nil: none. NIC is QEMU's name of its
 	// model, default virtio-net-pci.
