@@ -268,8 +268,8 @@ func (c Config) checkState() error {
 		return nil
 	}
 	kind, v, ok := strings.Cut(c.State, ":")
-	if !ok || v == "" || (kind != "serial" && kind != "wwn" && kind != "path") {
-		return invalid("state", "%q is none of serial:…, wwn:…, path:…, none", c.State).WithHint("by default the disk with serial %s", DefaultStateSerial)
+	if !ok || v == "" || (kind != "serial" && kind != "wwn" && kind != "path" && kind != "part") {
+		return invalid("state", "%q is none of serial:…, wwn:…, part:…, path:…, none", c.State).WithHint("by default the disk with serial %s", DefaultStateSerial)
 	}
 	if kind == "path" && (!strings.HasPrefix(v, "/dev/") || strings.Contains(v, "..")) {
 		return invalid("state", "%q is not below /dev", v).WithHint("for example path:/dev/vdb")

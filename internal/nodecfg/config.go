@@ -19,7 +19,7 @@ type Config struct {
 	Operator string   `json:"operator,omitempty"` // runink.operator=sha256:<hex SPKI of the operator's client key>, control nodes
 	Token    string   `json:"token,omitempty"`    // runink.token: single use
 	IP       []IP     `json:"ip,omitempty"`       // runink.ip, none: DHCP
-	State    string   `json:"state,omitempty"`    // runink.state: serial:…|wwn:…|path:…|none
+	State    string   `json:"state,omitempty"`    // runink.state: serial:…|wwn:…|part:…|path:…|none
 	// TimeScale (runink.timescale, default 1) multiplies every timeout: for emulated machines.
 	TimeScale float64 `json:"time_scale"`
 }

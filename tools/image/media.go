@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/runink/runink/image"
@@ -21,6 +22,7 @@ var media = map[string]struct {
 	write     func(context.Context, image.MediaOptions) error
 }{
 	"iso":    {"a hybrid ISO: boots as CD and as disk, by BIOS and by UEFI", "build/runink.iso", image.BuildISO},
+	"disk":   {"the image of a whole disk: boots by BIOS and by UEFI, with a partition for the node's state", "build/runink-disk.img", image.BuildDisk},
 	"config": {"a config disk, for a machine whose command line does not say who it is", "build/runink-cfg.img", writeConfig},
 }
 
@@ -40,6 +42,13 @@ func writeMedia(ctx context.Context, name string, args []string) error {
 	o := image.MediaOptions{}
 	fs.StringVar(&o.Image, "image", "build/metal", "`folder` of a metal image")
 	fs.StringVar(&o.Out, "out", kind.out, "`file` to write")
+	if name == "disk" {
+		fs.Func("state-size", "`MiB` of the state partition (default 2048)", func(v string) error {
+			n, err := strconv.ParseInt(v, 10, 32)
+			o.StateBytes = n << 20
+			return err
+		})
+	}
 	for _, key := range nodecfg.Keys() {
 		fs.Func(strings.TrimPrefix(key, nodecfg.Prefix), "the node's "+key, func(v string) error {
 			o.Words = append(o.Words, key+"="+v)
