@@ -129,7 +129,7 @@ func checkWords(words []string) (nodecfg.Config, error) {
 			return nodecfg.Config{}, errs.E(errs.Invalid, op, "%q is no key of ours", key).WithHint("the keys are %s", strings.Join(nodecfg.Keys(), " "))
 		}
 		if strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`'"\`, r) }) {
-			return nodecfg.Config{}, errs.E(errs.Invalid, op, "white space, quotes and backslashes cannot be written into a boot menu").WithField(key)
+			return nodecfg.Config{}, errs.E(errs.Invalid, op, "white space, quotes and backslashes cannot be written into a boot menu").WithField(key).WithHint("put it on a config disk instead: bin/runink-image config")
 		}
 	}
 	return nodecfg.Parse(strings.Join(words, " "))

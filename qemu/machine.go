@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -33,7 +34,7 @@ type MachineConfig struct {
 	Initrd  string
 	Cmdline string // the console is added, and what makes emulation faster
 	// or firmware that boots what it finds on Media, in their order. Such a machine also has
-	// a screen, and a keyboard (Type).
+	// a screen.
 	Firmware Firmware
 	Media    []Media
 
@@ -338,6 +339,21 @@ func (m *Machine) Pause(ctx context.Context) error { return m.command(ctx, "stop
 
 // Resume ends a pause.
 func (m *Machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
+
+// Type writes text to the machine's serial line, as a person at a terminal would. The line
+// takes it as fast as the guest reads it; what nobody reads waits.
+func (m *Machine) Type(text string) error {
+	const op = "type"
+	r, err := m.current(op)
+	if err != nil {
+		return err
+	}
+	m.journal.Add(m.cfg.Name, op, strconv.Quote(text))
+	if _, err := io.WriteString(r.proc.stdin, text); err != nil {
+		return errs.E(errs.Unavailable, op, "%w", err)
+	}
+	return nil
+}
 
 func (m *Machine) command(ctx context.Context, name string) error {
 	r, err := m.current(name)

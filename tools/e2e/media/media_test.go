@@ -3,6 +3,7 @@
 package media
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -120,7 +121,7 @@ func on(ctx context.Context, t *testing.T, c *harness.Cluster, set func(*qemu.Ma
 	t.Helper()
 	m := c.Machine(guest)
 	err := m.Configure(func(cfg *qemu.MachineConfig) {
-		cfg.Kernel, cfg.Initrd, cfg.Cmdline, cfg.Disks, cfg.Media = "", "", "", nil, nil
+		cfg.Kernel, cfg.Initrd, cfg.Cmdline, cfg.Disks, cfg.SMBIOS = "", "", "", nil, nil
 		cfg.NIC = "e1000e" // a card that the cloud image has no driver for
 		set(cfg)
 	})
@@ -135,29 +136,38 @@ func on(ctx context.Context, t *testing.T, c *harness.Cluster, set func(*qemu.Ma
 	return mark
 }
 
+// see waits for a line on the guest's console; a boot that stopped before it is a failure.
 func see(ctx context.Context, t *testing.T, c *harness.Cluster, mark qemu.Mark, pattern string) {
 	t.Helper()
-	if _, _, err := c.Machine(guest).Console.Wait(ctx, mark, regexp.MustCompile(pattern)); err != nil {
+	const failed = `^runink: FAILED `
+	line, _, err := c.Machine(guest).Console.Wait(ctx, mark, regexp.MustCompile(pattern+"|"+failed))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if regexp.MustCompile(failed).MatchString(line.Text) {
+		t.Fatalf("waiting for %q: %s", pattern, line.Text)
+	}
+}
+
+// ready waits until the guest is a ready worker.
+func ready(ctx context.Context, t *testing.T, c *harness.Cluster, mark qemu.Mark) {
+	t.Helper()
+	if err := c.AwaitReady(ctx, guest, mark); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// ready waits until the guest is a ready worker, and removes it.
-func ready(ctx context.Context, t *testing.T, c *harness.Cluster, mark qemu.Mark) {
+// remove ends the guest and takes it out of the cluster, which lets the next one in.
+func remove(ctx context.Context, t *testing.T, c *harness.Cluster) {
 	t.Helper()
-	start := time.Now()
-	if err := c.AwaitReady(ctx, guest, mark); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("ready %.0f s after it was looked at first", time.Since(start).Seconds())
 	c.Machine(guest).PowerCut()
 	if _, err := c.CLI.Run(ctx, "node", "remove", guest); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// The same file boots as a CD and as a disk, by BIOS and by UEFI, each time with the words
-// of a fresh token in its menu.
+// An ISO boots as a CD and as a disk, by BIOS and by UEFI, each time with the words of a
+// fresh token in its menu.
 func TestISO(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
@@ -180,6 +190,103 @@ func TestISO(t *testing.T) {
 				cfg.Firmware, cfg.Media = tt.firmware, []qemu.Media{{Bus: tt.bus, Path: iso}}
 			})
 			ready(ctx, t, c, mark)
+			remove(ctx, t, c)
+		})
+	}
+}
+
+// A disk image boots by BIOS and by UEFI, and keeps the node's identity on its own state
+// partition: the second boot needs no token.
+func TestDisk(t *testing.T) {
+	c := cluster(t)
+	ctx := limit(t, c)
+	disk := filepath.Join(t.TempDir(), "disk.img")
+	if err := image.BuildDisk(ctx, image.MediaOptions{Image: metal, Out: disk, Words: words(ctx, t, c), StateBytes: 512 << 20}); err != nil {
+		t.Fatal(err)
+	}
+	for _, firmware := range []qemu.Firmware{qemu.BIOS, qemu.UEFI} {
+		mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
+			cfg.Firmware, cfg.Media = firmware, []qemu.Media{{Bus: qemu.SATA, Path: disk}}
+		})
+		see(ctx, t, c, mark, `^runink: booted node=n2 role=worker state=/dev/sda3$`)
+		ready(ctx, t, c, mark)
+		// In order: what a worker has just written is on its disk.
+		if err := c.Machine(guest).PowerButton(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.Machine(guest).Wait(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	remove(ctx, t, c)
+}
+
+// A menu entry is edited on the serial line, and what is missing in it comes from SMBIOS.
+func TestEditedMenu(t *testing.T) {
+	c := cluster(t)
+	ctx := limit(t, c)
+	iso := filepath.Join(t.TempDir(), "runink.iso")
+	if err := image.BuildISO(ctx, image.MediaOptions{Image: metal, Out: iso}); err != nil {
+		t.Fatal(err)
+	}
+	var typed string
+	var rest []string
+	for _, w := range words(ctx, t, c) {
+		if strings.HasPrefix(w, "runink.role=") {
+			typed = w
+		} else {
+			rest = append(rest, w)
+		}
+	}
+	mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
+		cfg.Firmware, cfg.Media = qemu.BIOS, []qemu.Media{{Bus: qemu.CD, Path: iso}}
+		cfg.SMBIOS = rest
+	})
+	see(ctx, t, c, mark, `GNU GRUB`)
+	const down, end, boot = "\x0e", "\x05", "\x18" // Ctrl-N, Ctrl-E, Ctrl-X
+	// The first two lines of the editor are "setparams" and an empty one.
+	if err := c.Machine(guest).Type("e" + down + down + end + " " + typed + boot); err != nil {
+		t.Fatal(err)
+	}
+	see(ctx, t, c, mark, `^runink: node name=n2 cluster=demo role=worker .* from="kernel command line, SMBIOS"$`)
+	ready(ctx, t, c, mark)
+	remove(ctx, t, c)
+}
+
+// A medium that was not written whole, or where a bit fell over, starts nothing and says so.
+func TestDamagedMedium(t *testing.T) {
+	c := cluster(t)
+	ctx := limit(t, c)
+	iso := filepath.Join(t.TempDir(), "runink.iso")
+	if err := image.BuildISO(ctx, image.MediaOptions{Image: metal, Out: iso}); err != nil {
+		t.Fatal(err)
+	}
+	whole, err := os.ReadFile(iso)
+	if err != nil {
+		t.Fatal(err)
+	}
+	initramfs, err := os.ReadFile(filepath.Join(metal, image.InitramfsFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flipped := bytes.Clone(whole)
+	flipped[bytes.Index(whole, initramfs[:4096])+len(initramfs)/2] ^= 1
+	for _, tt := range []struct {
+		name string
+		data []byte
+	}{
+		{"truncated", whole[:len(whole)/2]},
+		{"one bit", flipped},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if err := os.WriteFile(iso, tt.data, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
+				cfg.Firmware, cfg.Media = qemu.BIOS, []qemu.Media{{Bus: qemu.CD, Path: iso}}
+			})
+			defer c.Machine(guest).PowerCut()
+			see(ctx, t, c, mark, `Runink: THIS MEDIUM IS DAMAGED or was not written whole; nothing was started\.`)
 		})
 	}
 }
