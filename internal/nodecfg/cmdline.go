@@ -36,6 +36,8 @@ func keys() map[string]key {
 		"state":     {set: func(c *Config, v string) error { c.State = v; return nil }},
 		"timescale": {set: setTimeScale},
 		"ip":        {repeat: true, set: addIP},
+		"bond":      {repeat: true, set: addBond},
+		"vlan":      {repeat: true, set: addVLAN},
 		"config":    {set: setConfigDisk},
 	}
 }
@@ -147,7 +149,7 @@ func addIP(c *Config, v string) error {
 // on: names are DNS labels, pins are SHA-256, every combination of role, join and token
 // has one meaning. Errors are of kind Invalid and name the runink.* key as their field.
 func (c Config) Validate() error {
-	for _, check := range []func() error{c.checkNames, c.checkRole, c.checkPins, c.checkJoin, c.checkState, c.checkTimeScale, c.checkIPs} {
+	for _, check := range []func() error{c.checkNames, c.checkRole, c.checkPins, c.checkJoin, c.checkState, c.checkTimeScale, c.checkIPs, c.checkLinks} {
 		if err := check(); err != nil {
 			return err
 		}
