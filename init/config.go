@@ -190,7 +190,9 @@ func (m *machine) readConfigDisk(ctx context.Context) (nodecfg.Source, error) {
 // labelled is a block device with a file system that says it is a config disk.
 type labelled struct{ dev, fstype string }
 
-// findConfigDisks looks at all disks, partitions and CD drives.
+// findConfigDisks looks at all disks, partitions and CD drives. What some programs write in
+// front of a FAT looks like a partition table too, with a partition that is the whole disk:
+// a partition of a disk that was found is not another one.
 func findConfigDisks(sysClass, devDir string) ([]labelled, error) {
 	entries, err := os.ReadDir(sysClass)
 	if err != nil {
@@ -208,7 +210,9 @@ func findConfigDisks(sysClass, devDir string) ([]labelled, error) {
 		}
 		fstype, label := fileSystemLabel(f)
 		f.Close()
-		if slices.Contains(nodecfg.ConfigLabels(), label) {
+		_, err = os.Stat(filepath.Join(sysClass, e.Name(), "partition"))
+		inside := err == nil && slices.ContainsFunc(found, func(o labelled) bool { return strings.HasPrefix(dev, o.dev) })
+		if slices.Contains(nodecfg.ConfigLabels(), label) && !inside {
 			found = append(found, labelled{dev, fstype})
 		}
 	}

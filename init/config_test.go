@@ -146,6 +146,10 @@ func TestFindConfigDisks(t *testing.T) {
 	files := t.TempDir()
 	check(t, os.WriteFile(filepath.Join(files, nodecfg.ConfigName), []byte("runink.node=n7\n"), 0o644))
 	check(t, image.BuildConfigDisk(context.Background(), device("sdb"), strings.Fields("runink.cluster=c1 runink.node=n7 runink.role=worker runink.ca=sha256:"+strings.Repeat("a", 64)+" runink.join=n1:7460")))
+	same, err := os.ReadFile(filepath.Join(dev, "sdb"))
+	check(t, err)
+	check(t, os.WriteFile(device("sdb1"), same, 0o644)) // the kernel reads a partition table into it
+	check(t, os.WriteFile(filepath.Join(sys, "sdb1", "partition"), []byte("1\n"), 0o644))
 	tool("mformat", "-F", "-i", blank("sdc1", 64<<20), "-v", "RUNINK-CFG", "-T", "131072", "-h", "64", "-s", "32", "::")
 	tool("xorriso", "-as", "mkisofs", "-quiet", "-V", "RUNINK_CFG", "-o", device("sr0"), files)
 	tool("mformat", "-i", blank("sdd", 2<<20), "-v", "OTHER", "-T", "4096", "-h", "64", "-s", "32", "::")
