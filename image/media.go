@@ -32,6 +32,10 @@ const mediaTime = 315532800 // 1980-01-01T00:00:00Z
 // far as the machine has them. A kernel that gives up starts again.
 const consoleWords = "console=tty0 console=ttyS0,115200 loglevel=5 panic=30"
 
+// maxCommandLine is what the kernel keeps of a command line on amd64 (COMMAND_LINE_SIZE less
+// the final zero).
+const maxCommandLine = 2047
+
 // mediaDir is where a medium has what it boots; the name of the marker in it tells GRUB the
 // medium that belongs to it.
 const mediaDir = "boot/runink"
@@ -104,6 +108,10 @@ func newContents(o MediaOptions, kind string, more ...string) (*contents, error)
 	}
 	c := &contents{manifest: m, files: files, secret: cfg.Token != ""}
 	c.cmdline = strings.Join(append(append([]string{consoleWords}, more...), o.Words...), " ")
+	if len(c.cmdline) > maxCommandLine {
+		return nil, errs.E(errs.Invalid, "write command line", "it has %d bytes, and the kernel reads %d", len(c.cmdline), maxCommandLine).
+			WithHint("put some of it on a config disk: bin/runink-image config")
+	}
 	sum := sha256.Sum256([]byte(kind + "\n" + m.Version + "\n" + c.cmdline))
 	c.id = hex.EncodeToString(sum[:16])
 	c.files["medium-"+c.id] = []byte("Runink " + kind + " " + m.Version + "\n")
