@@ -26,7 +26,8 @@ help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Debian packages that building and testing need, beside Go, git, gcc and make.
-PACKAGES := curl qemu-system-x86 iproute2 nftables e2fsprogs wireguard-tools
+PACKAGES := curl qemu-system-x86 iproute2 nftables e2fsprogs wireguard-tools \
+  ovmf xorriso mtools grub-common grub-pc-bin grub-efi-amd64-bin
 
 .PHONY: setup
 setup: ## install what is missing (Debian packages, Go modules)
@@ -50,6 +51,22 @@ image: build ## build kernel, initramfs and manifest into build/image
 .PHONY: man
 man: build ## write the man pages into build/man, dated by the commit
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) bin/runink man build/man
+
+.PHONY: metal
+metal: build ## build the image for any machine, with drivers by device alias, into build/metal
+	bin/runink-image -kind metal -binary bin/runink -engine bin/runink-engine -out build/metal
+
+# For `make iso` and `make disk`: what the node is, as `runink token create -q` prints it. Without
+# it the menu entry is edited at boot, or the node is told by another way (docs/boot.md).
+WORDS ?=
+
+.PHONY: iso
+iso: metal ## build build/runink.iso: boots as CD and as disk, by BIOS and by UEFI
+	bin/runink-image iso $(WORDS)
+
+.PHONY: disk
+disk: metal ## build build/runink-disk.img: a whole disk, with a partition for the node's state
+	bin/runink-image disk $(WORDS)
 
 NODES ?= 3
 
@@ -87,7 +104,7 @@ bench: build ## measure against the peers; ARGS="-only rows,launch", ARGS=-quick
 	@exec build/bin/bench $(ARGS)
 
 .PHONY: test
-test: may-test image ## run every test: unit, property, fuzz, in-VM, whole-cluster; as root
+test: may-test image metal ## run every test: unit, property, fuzz, in-VM, whole-cluster; as root
 	@exec bin/testall
 
 # Whoever may not is told now, not after minutes of building.

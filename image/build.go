@@ -16,8 +16,11 @@ import (
 	"github.com/runink/runink/internal/fsx"
 )
 
-// MaxCompressed is the most that kernel and initramfs may weigh together, in bytes.
-const MaxCompressed = 40 << 20
+// The most that kernel and initramfs may weigh together, in bytes.
+const (
+	MaxCompressed = 40 << 20 // of the cloud image
+	MaxMetal      = 56 << 20 // of the metal image
+)
 
 // Names of the files Build writes.
 const (
@@ -38,7 +41,7 @@ type Options struct {
 	Cache     string    // folder for downloads, made if absent
 	Level     int       // zstd level of the initramfs; 10 while developing, 19 for a release
 	BuildTime time.Time // time of the commit; zero: unknown
-	Lock      Lock      // the kernel; see KernelLock
+	Lock      Lock      // the kernel, which decides the kind of image; see KernelLock, MetalLock
 	Log       *slog.Logger
 }
 
@@ -58,7 +61,7 @@ type Result struct {
 // Build writes vmlinuz, initramfs.cpio.zst, manifest.json and SHA256SUMS into o.Out. Each
 // file is replaced atomically, SHA256SUMS last. Errors: Invalid for a binary that cannot
 // be PID 1 or a kernel that lacks an option, Exhausted when the image is over
-// MaxCompressed, Corrupt for digests and releases that do not match.
+// its limit (MaxCompressed, MaxMetal), Corrupt for digests and releases that do not match.
 func Build(ctx context.Context, o Options) (*Result, error) {
 	k, err := FetchKernel(ctx, o.Lock, o.Cache, o.Log)
 	if err != nil {
@@ -123,8 +126,8 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	}
 	m.Outputs = []File{fileOf(InitramfsFile, initramfs), fileOf(VmlinuzFile, vmlinuz)}
 	total := int64(len(initramfs) + len(vmlinuz))
-	if total > MaxCompressed {
-		return nil, errs.E(errs.Exhausted, "build image", "kernel and initramfs are %d bytes, the limit is %d", total, MaxCompressed)
+	if limit := k.Kind().limit(); total > limit {
+		return nil, errs.E(errs.Exhausted, "build image", "kernel and initramfs are %d bytes, the limit is %d", total, limit)
 	}
 	manifest, err := m.encode()
 	if err != nil {
@@ -133,14 +136,22 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err := writeOutputs(o.Out, vmlinuz, initramfs, manifest); err != nil {
 		return nil, errs.Wrap("write image", err)
 	}
-	return &Result{Manifest: m, Parts: []Part{
+	parts := []Part{
 		{"vmlinuz", int64(len(vmlinuz)), k.Release},
 		{"initramfs", int64(len(initramfs)), fmt.Sprintf("zstd level %d", o.Level)},
 		{"  /init", int64(len(binary)), "unpacked, " + goVersion},
 		{"  engine", int64(len(engine)), "unpacked"},
 		{"  modules", modBytes, fmt.Sprintf("unpacked, %d of them", len(mods))},
-		{"total", total, fmt.Sprintf("of at most %d MiB", MaxCompressed>>20)},
-	}}, nil
+	}
+	if k.Kind() == Metal {
+		byFolder, err := moduleParts(mods, o.Level)
+		if err != nil {
+			return nil, err
+		}
+		parts = append(parts, byFolder...)
+	}
+	parts = append(parts, Part{"total", total, fmt.Sprintf("of at most %d MiB", k.Kind().limit()>>20)})
+	return &Result{Manifest: m, Parts: parts}, nil
 }
 
 func writeOutputs(dir string, vmlinuz, initramfs, manifest []byte) error {

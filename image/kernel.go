@@ -40,7 +40,7 @@ func FetchKernel(ctx context.Context, lock Lock, cache string, log *slog.Logger)
 	k := &Kernel{Lock: lock, Locked: true}
 	deb, err := fetchDeb(ctx, lock, cache)
 	if err != nil {
-		newest, nerr := newestKernel(ctx)
+		newest, nerr := newestKernel(ctx, lock.Kind().meta())
 		if nerr != nil {
 			return nil, errors.Join(err, nerr)
 		}
@@ -95,7 +95,7 @@ func fetchDeb(ctx context.Context, lock Lock, cache string) (string, error) {
 	}
 	if _, err := run(ctx, tmp, "apt-get", "download", lock.Package+"="+lock.Version); err != nil {
 		return "", errs.E(errs.Unavailable, op, "%s=%s: %w", lock.Package, lock.Version, err).
-			WithHint("run apt-get update; if the version is gone, put the newest one into image/kernel.lock")
+			WithHint("run apt-get update; if the version is gone, put the newest one into the lock file in image/")
 	}
 	found, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
 	if err != nil || len(found) != 1 {
@@ -112,7 +112,7 @@ func fetchDeb(ctx context.Context, lock Lock, cache string) (string, error) {
 }
 
 // newestKernel asks apt which kernel the metapackage stands for today.
-func newestKernel(ctx context.Context) (Lock, error) {
+func newestKernel(ctx context.Context, metaPackage string) (Lock, error) {
 	const op = "find the newest kernel"
 	out, err := run(ctx, "", "apt-cache", "depends", "--important", metaPackage)
 	if err != nil {
@@ -235,9 +235,14 @@ func bzImageRelease(file string) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return headerRelease(filepath.Base(file), data)
+}
+
+// headerRelease is bzImageRelease of what was read; name is for messages.
+func headerRelease(name string, data []byte) (string, error) {
 	const op = "read kernel header"
 	if len(data) < 0x210 || string(data[0x202:0x206]) != "HdrS" {
-		return "", errs.E(errs.Corrupt, op, "%s is no bzImage", filepath.Base(file))
+		return "", errs.E(errs.Corrupt, op, "%s is no bzImage", name)
 	}
 	at := int(data[0x20e]) + int(data[0x20f])<<8 + 0x200
 	if at >= len(data) {
@@ -260,7 +265,8 @@ func digest(data []byte) string {
 func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
 	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "LC_ALL=C")
+	// mtools writes local time into FAT.
+	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", mediaTime))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()

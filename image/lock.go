@@ -13,8 +13,8 @@ import (
 //go:embed kernel.lock
 var kernelLock string
 
-// metaPackage always depends on the newest kernel of its kind.
-const metaPackage = "linux-image-cloud-amd64"
+//go:embed metal.lock
+var metalLock string
 
 // Lock pins a kernel package.
 type Lock struct {
@@ -23,8 +23,11 @@ type Lock struct {
 	SHA256  string `json:"sha256"`  // of the .deb, lower-case hexadecimal
 }
 
-// KernelLock returns the lock committed with this package.
+// KernelLock returns the cloud kernel's lock, committed with this package.
 func KernelLock() (Lock, error) { return ParseLock(kernelLock) }
+
+// MetalLock returns the metal kernel's lock, committed with this package.
+func MetalLock() (Lock, error) { return ParseLock(metalLock) }
 
 var (
 	packageName    = regexp.MustCompile(`^linux-image-[a-z0-9][a-z0-9.+-]*$`)
@@ -55,7 +58,7 @@ func ParseLock(text string) (Lock, error) {
 		}
 		*dst = words[1]
 	}
-	if !packageName.MatchString(l.Package) || l.Package == metaPackage {
+	if !packageName.MatchString(l.Package) || l.Package == Cloud.meta() || l.Package == Metal.meta() {
 		return Lock{}, errs.E(errs.Invalid, op, "%q is not a kernel package such as linux-image-6.1.0-1-cloud-amd64", l.Package).WithField("package")
 	}
 	if !packageVersion.MatchString(l.Version) {

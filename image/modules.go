@@ -16,34 +16,50 @@ import (
 	"github.com/runink/runink/internal/errs"
 )
 
-// wantedModules are what a node loads, in the order it loads them; what they depend on
-// comes along. A name that the kernel has built in is fine, one it does not know is not.
+// wantedModules are what every node loads, in the order it loads them, each with its
+// parameters; what they depend on comes along. A name that the kernel has built in is fine,
+// one it does not know is not.
 var wantedModules = []string{
-	// Machine: buses, disks, network card, console channel, random numbers, host channel.
-	"virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng",
-	"vmw_vsock_virtio_transport", "qemu_fw_cfg", "softdog",
-	"button", "evdev", // the power button
 	// Slices: their network and their root.
 	"veth", "dummy", "overlay", "wireguard",
 	// Network policy.
 	"nf_tables", "nf_conntrack", "nf_conntrack_netlink", "nft_ct", "nft_nat", "nft_masq", "nft_chain_nat",
 	"nft_reject", "nft_reject_inet", "nft_fib_inet", "nft_limit", "nft_log", "nf_log_syslog",
 	"nft_objref", "nft_quota", "nft_socket",
-	// File systems that are not built in.
-	"vfat", "isofs",
+	// The node's own network. Without the parameter, bonding makes an interface nobody asked for.
+	"8021q", "bonding max_bonds=0",
+	// The power button.
+	"button", "evdev",
+	// File systems of state and config disks. The kernel would ask a program for the
+	// character sets of FAT, and there is none.
+	"ext4", "vfat", "isofs", "nls_cp437", "nls_ascii",
 }
+
+// cloudModules are loaded before them in the cloud image, whatever the machine has: its
+// buses, disks, network card, console channel, random numbers, host channel.
+var cloudModules = []string{
+	"virtio_pci", "virtio_blk", "virtio_net", "virtio_console", "virtio_rng",
+	"vmw_vsock_virtio_transport", "qemu_fw_cfg", "softdog",
+}
+
+// metalExtra are modules of the metal image that no device asks for: PID 1 loads softdog
+// where no other watchdog is, and the rest serves media.
+var metalExtra = []string{"softdog", "sd_mod", "sr_mod", "udf", "9p"}
 
 // Module is one kernel module and where it lies under lib/modules/<release>.
 type Module struct {
 	Name    string   // with underscores
 	Path    string   // "kernel/…/x.ko"
 	Depends []string // names it needs loaded first, from its .modinfo
+	Soft    []string // names or aliases it asks to have loaded first, where they exist
+	Aliases []string // devices it drives and other names it goes by
 	Content []byte
 }
 
 // Modules returns the modules a node needs with all they depend on, sorted by path, and
-// the names to load, in order (wantedModules less what is built in). It checks that each
-// one was built for the kernel's release.
+// the names to load with their parameters, in order (less what is built in). It checks that
+// each one was built for the kernel's release. In a metal image there are also the modules
+// that PID 1 loads when it finds the device.
 func (k *Kernel) Modules() ([]Module, []string, error) {
 	const op = "choose kernel modules"
 	files, err := moduleFiles(k.ModDir)
@@ -51,6 +67,10 @@ func (k *Kernel) Modules() ([]Module, []string, error) {
 		return nil, nil, errs.Wrap(op, err)
 	}
 	builtin, err := k.builtin()
+	if err != nil {
+		return nil, nil, errs.Wrap(op, err)
+	}
+	crypto, err := k.cryptoAliases(files)
 	if err != nil {
 		return nil, nil, errs.Wrap(op, err)
 	}
@@ -69,6 +89,15 @@ func (k *Kernel) Modules() ([]Module, []string, error) {
 		if err != nil {
 			return err
 		}
+		for _, soft := range m.Soft {
+			if real, ok := crypto[soft]; ok {
+				soft = real
+			}
+			soft = strings.ReplaceAll(soft, "-", "_")
+			if _, ok := files[soft]; ok && !builtin[soft] && !slices.Contains(m.Depends, soft) {
+				m.Depends = append(m.Depends, soft)
+			}
+		}
 		chosen[name] = m
 		for _, dep := range m.Depends {
 			if err := add(dep, name); err != nil {
@@ -77,12 +106,24 @@ func (k *Kernel) Modules() ([]Module, []string, error) {
 		}
 		return nil
 	}
-	for _, name := range wantedModules {
+	wanted := wantedModules
+	if k.Kind() == Cloud {
+		wanted = slices.Concat(cloudModules, wantedModules)
+	}
+	for _, line := range wanted {
+		name, _, _ := strings.Cut(line, " ")
 		if err := add(name, "the image"); err != nil {
 			return nil, nil, err
 		}
 		if !builtin[name] {
-			load = append(load, name)
+			load = append(load, line)
+		}
+	}
+	if k.Kind() == Metal {
+		for _, name := range slices.Concat(metalExtra, slices.Sorted(maps.Keys(metalModules(files)))) {
+			if err := add(name, "the metal image"); err != nil {
+				return nil, nil, err
+			}
 		}
 	}
 	list := slices.SortedFunc(maps.Values(chosen), func(a, b Module) int { return strings.Compare(a.Path, b.Path) })
@@ -139,6 +180,17 @@ func readModule(dir, rel, release string) (Module, error) {
 	for _, dep := range strings.Split(strings.Join(info["depends"], ","), ",") {
 		if dep != "" {
 			m.Depends = append(m.Depends, strings.ReplaceAll(dep, "-", "_"))
+		}
+	}
+	m.Aliases = info["alias"]
+	for _, line := range info["softdep"] { // softdep=pre: a b post: c
+		before := false
+		for _, w := range strings.Fields(line) {
+			if strings.HasSuffix(w, ":") {
+				before = w == "pre:"
+			} else if before {
+				m.Soft = append(m.Soft, w)
+			}
 		}
 	}
 	return m, nil
@@ -202,7 +254,8 @@ func writeModulesDep(w io.Writer, mods []Module) error {
 }
 
 // addModules puts the modules and their indexes under lib/modules/<release>. The file
-// modules.load lists what PID 1 loads, one name a line, in order.
+// modules.load lists what PID 1 loads, one name a line with its parameters, in order;
+// modules.alias, in a metal image, what it loads for a device that is there.
 func (t *Tree) addModules(k *Kernel, mods []Module, load []string) error {
 	root := "lib/modules/" + k.Release + "/"
 	for _, m := range mods {
@@ -218,7 +271,13 @@ func (t *Tree) addModules(k *Kernel, mods []Module, load []string) error {
 	if err != nil {
 		return err
 	}
+	var aliases error
+	if k.Kind() == Metal {
+		var alias bytes.Buffer
+		aliases = errors.Join(writeModulesAlias(&alias, mods), t.File(root+"modules.alias", 0o644, alias.Bytes()))
+	}
 	return errors.Join(
+		aliases,
 		t.File(root+"modules.dep", 0o644, dep.Bytes()),
 		t.File(root+"modules.builtin", 0o644, builtin),
 		t.File(root+"modules.load", 0o644, []byte(strings.Join(load, "\n")+"\n")),

@@ -149,7 +149,7 @@ func TestBoot(t *testing.T) {
 		n.see(`^runink: watchdog armed`)
 		n.inOrder(
 			`^runink: phase name=panic ms=\d+$`, `^runink: phase name=mounts ms=\d+$`, `^runink: phase name=modules ms=\d+$`,
-			`^runink: phase name="command line" ms=\d+$`, `^runink: making the state disk name=/dev/vda `,
+			`^runink: phase name=configuration ms=\d+$`, `^runink: making the state disk name=/dev/vda `,
 			`^runink: phase name="state disk" ms=\d+$`, `^runink: phase name=clock ms=\d+$`, `^runink: phase name=cgroups ms=\d+$`,
 			`^runink: booted node=n1 role=control\+worker state=/dev/vda$`,
 		)
@@ -255,7 +255,7 @@ func TestBoot(t *testing.T) {
 
 	t.Run("bad command line", func(t *testing.T) {
 		n.on(t, first+" runink.nod=n2")
-		n.see(`^runink: FAILED phase "command line": read kernel command line: runink\.nod: unknown key$`)
+		n.see(`^runink: FAILED phase "configuration": read kernel command line: runink\.nod: unknown key$`)
 		n.see(`^runink: what to do: the keys are .*runink\.node `)
 		n.PowerCut()
 	})

@@ -5,10 +5,15 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // consoleQueue is how many lines may wait for a slow serial line.
@@ -21,6 +26,9 @@ const consoleQueue = 1024
 type console struct {
 	lines   chan consoleLine
 	dropped atomic.Int64
+
+	mu   sync.Mutex
+	also []io.Writer // further consoles; see add
 }
 
 type consoleLine struct {
@@ -49,11 +57,48 @@ func (c *console) write(w io.Writer) {
 		if l.text != "" {
 			// A console that cannot be written has nobody to tell it to.
 			io.WriteString(w, l.text+"\r\n")
+			for _, other := range c.others() {
+				io.WriteString(other, l.text+"\r\n")
+			}
 		}
 		if l.done != nil {
 			close(l.done)
 		}
 	}
+}
+
+// add makes w a console too, for the lines that are written from here on.
+func (c *console) add(w io.Writer) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.also = append(c.also, w)
+}
+
+func (c *console) others() []io.Writer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.also
+}
+
+// findConsoles writes to every console that the kernel does (console= may be given more
+// than once: a screen and a serial line). /dev/console, which we were started with, is only
+// the last of them.
+func (m *machine) findConsoles(context.Context) error {
+	active, err := os.ReadFile("/sys/class/tty/console/active")
+	if err != nil {
+		m.log.Warn("only one console is written to", "err", err)
+		return nil
+	}
+	names := strings.Fields(string(active))
+	for _, name := range names[:max(len(names)-1, 0)] {
+		f, err := os.OpenFile(filepath.Join("/dev", name), os.O_WRONLY|unix.O_NOCTTY, 0)
+		if err != nil {
+			m.log.Warn("a console is not written to", "name", name, "err", err)
+			continue
+		}
+		m.con.add(f) // for as long as the machine runs
+	}
+	return nil
 }
 
 // line queues one line as it is. Control characters are made visible: what a child prints

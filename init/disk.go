@@ -11,10 +11,12 @@ import (
 	"github.com/runink/runink/internal/nodecfg"
 )
 
-// A disk is a whole block device as the kernel shows it in sysfs.
+// A disk is a whole block device, or a partition with a name, as the kernel shows it in
+// sysfs.
 type disk struct {
 	name        string // vda
 	serial, wwn string // empty where the device has none
+	part        string // the name that the GPT gives a partition; empty for whole disks
 }
 
 func (d disk) path() string { return "/dev/" + d.name }
@@ -38,6 +40,32 @@ func listDisks(sysBlock string) ([]disk, error) {
 			serial: firstFile(filepath.Join(dir, "serial"), filepath.Join(dir, "device/serial"), filepath.Join(dir, "device/vpd_pg80")),
 			wwn:    firstFile(filepath.Join(dir, "wwid"), filepath.Join(dir, "device/wwid")),
 		})
+		parts, err := listPartitions(dir)
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, parts...)
+	}
+	return list, nil
+}
+
+// listPartitions returns the partitions with names of the disk whose sysfs folder is dir.
+func listPartitions(dir string) ([]disk, error) {
+	files, err := filepath.Glob(filepath.Join(dir, "*", "partition"))
+	if err != nil {
+		return nil, err
+	}
+	var list []disk
+	for _, f := range files {
+		uevent, err := os.ReadFile(filepath.Join(filepath.Dir(f), "uevent"))
+		if err != nil {
+			continue // it went
+		}
+		for line := range strings.Lines(string(uevent)) {
+			if name, ok := strings.CutPrefix(strings.TrimSpace(line), "PARTNAME="); ok && name != "" {
+				list = append(list, disk{name: filepath.Base(filepath.Dir(f)), part: name})
+			}
+		}
 	}
 	return list, nil
 }
@@ -88,6 +116,8 @@ func pickDisk(disks []disk, state string) (disk, error) {
 				got = bare
 			}
 			got, want = strings.ToLower(got), strings.ToLower(strings.TrimPrefix(want, "0x"))
+		case "part":
+			got = d.part
 		case "path":
 			got = d.path()
 		}
@@ -116,6 +146,10 @@ func describeDisks(disks []disk) string {
 	}
 	var parts []string
 	for _, d := range disks {
+		if d.part != "" {
+			parts = append(parts, fmt.Sprintf("%s (part %q)", d.path(), d.part))
+			continue
+		}
 		parts = append(parts, fmt.Sprintf("%s (serial %q, wwn %q)", d.path(), d.serial, d.wwn))
 	}
 	return "it has " + strings.Join(parts, ", ")

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/u-root/u-root/pkg/kmodule"
 	"golang.org/x/sys/unix"
 
 	"github.com/runink/runink/internal/errs"
@@ -25,6 +26,7 @@ type machine struct {
 	image  nodecfg.ImageInfo
 	cfg    nodecfg.Config
 	state  string // what StateDir is on: a device, or "memory"
+	prober *kmodule.Prober
 	routes sync.WaitGroup
 
 	ender func(request) // replaces end in tests
@@ -85,10 +87,11 @@ func phases() []phase {
 	return []phase{
 		{"faults", func(*machine, context.Context) error { return fault.ArmFromEnv() }},
 		{"mounts", (*machine).mountAll},
+		{"consoles", (*machine).findConsoles},
 		{"kernel", (*machine).setKernel},
 		{"modules", (*machine).loadModules},
 		{"power button", (*machine).findPowerButton},
-		{"command line", (*machine).readCommandLine},
+		{"configuration", (*machine).configure},
 		{"state disk", (*machine).mountState},
 		{"clock", (*machine).setClock},
 		{"cgroups", (*machine).makeCgroups},

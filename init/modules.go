@@ -14,11 +14,12 @@ import (
 )
 
 // loadModules loads what the image's list names (lib/modules/RELEASE/modules.load, one
-// name a line), several at a time; what they need comes first by modules.dep. An image
+// name a line with its parameters), several at a time, and then, in a metal image, what the
+// machine's devices need (loadDevices); what they need comes first by modules.dep. An image
 // without the folder has everything built in. A module that does not load is said and
 // fails nothing here: whether the machine can do without is for the phase or component
 // that needs it.
-func (m *machine) loadModules(context.Context) error {
+func (m *machine) loadModules(ctx context.Context) error {
 	const op = "load modules"
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
@@ -38,19 +39,23 @@ func (m *machine) loadModules(context.Context) error {
 	if err != nil {
 		return errs.E(errs.Internal, op, "%w", err)
 	}
-	prober, err := kmodule.NewProber(kmodule.ProbeOpts{})
+	m.prober, err = kmodule.NewProber(kmodule.ProbeOpts{})
 	if err != nil {
 		return errs.E(errs.Internal, op, "%w", err)
 	}
 	var g errgroup.Group
 	g.SetLimit(4)
-	for _, name := range strings.Fields(string(list)) {
+	for line := range strings.Lines(string(list)) {
+		name, params, _ := strings.Cut(strings.TrimSpace(line), " ")
 		g.Go(func() error {
-			if err := prober.Probe(name, ""); err != nil {
+			if err := m.prober.Probe(name, params); err != nil {
 				m.log.Warn("module not loaded", "name", name, "err", err)
 			}
 			return nil
 		})
 	}
-	return g.Wait()
+	if err := g.Wait(); err != nil {
+		return err
+	}
+	return m.loadDevices(ctx, dir)
 }

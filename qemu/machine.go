@@ -1,6 +1,7 @@
 package qemu
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -24,19 +26,33 @@ type Disk struct {
 
 // MachineConfig describes a machine.
 type MachineConfig struct {
-	Name    string
-	Accel   Accel // see ProbeAccel
+	Name  string
+	Accel Accel // see ProbeAccel
+
+	// Either a kernel that QEMU starts,
 	Kernel  string
 	Initrd  string
 	Cmdline string // the console is added, and what makes emulation faster
-	CPUs    int    // default 2
-	Memory  int64  // bytes, default 1 GiB
-	Disks   []Disk
-	RTC     time.Time // the machine's clock when it is powered on; zero: the host's
+	// or firmware that boots what it finds on Media, in their order. Such a machine also has
+	// a screen.
+	Firmware Firmware
+	Media    []Media
 
-	// Port, with MAC, is the machine's network card; nil: none.
+	// Channels for configuration from outside: strings of SMBIOS type 11, and files of
+	// fw_cfg by name ("opt/…").
+	SMBIOS []string
+	FwCfg  map[string]string
+
+	CPUs   int   // default 2
+	Memory int64 // bytes, default 1 GiB
+	Disks  []Disk
+	RTC    time.Time // the machine's clock when it is powered on; zero: the host's
+
+	// Port, with MAC, is the machine's network card; nil: none. NIC is QEMU's name of its
+	// model, default virtio-net-pci.
 	Port *Port
 	MAC  net.HardwareAddr
+	NIC  string
 
 	// Channels are virtio-serial ports by name (/dev/virtio-ports/<name> by udev's
 	// convention). The function gets the connection of one boot and owns it; it must
@@ -77,8 +93,8 @@ func NewMachine(cfg MachineConfig) (*Machine, error) {
 	if cfg.Name == "" || strings.ContainsAny(cfg.Name, "/, ") {
 		return nil, errs.E(errs.Invalid, op, "%q is no name", cfg.Name).WithField("Name")
 	}
-	if cfg.Kernel == "" || cfg.Initrd == "" {
-		return nil, errs.E(errs.Invalid, op, "Kernel and Initrd are needed")
+	if err := cfg.checkBoot(); err != nil {
+		return nil, err
 	}
 	if cfg.Port != nil && len(cfg.MAC) != 6 {
 		return nil, errs.E(errs.Invalid, op, "a network card needs a MAC of six bytes").WithField("MAC")
@@ -110,8 +126,13 @@ func (m *Machine) Configure(change func(*MachineConfig)) error {
 		return errs.E(errs.Conflict, "configure machine", "%s is on", m.cfg.Name)
 	}
 	name, journal := m.cfg.Name, m.cfg.Journal
-	change(&m.cfg)
-	m.cfg.Name, m.cfg.Journal = name, journal
+	changed := m.cfg
+	change(&changed)
+	changed.Name, changed.Journal = name, journal
+	if err := changed.checkBoot(); err != nil {
+		return err
+	}
+	m.cfg = changed
 	return nil
 }
 
@@ -215,6 +236,9 @@ func (m *Machine) start(ctx context.Context, dir string) (_ *running, err error)
 		return nil, err
 	}
 	args := m.cfg.args(dir)
+	if err := m.cfg.prepareBoot(dir); err != nil {
+		return nil, err
+	}
 	i := 0
 	for name, serve := range m.cfg.Channels {
 		sock := fmt.Sprintf("c%d", i)
@@ -316,6 +340,21 @@ func (m *Machine) Pause(ctx context.Context) error { return m.command(ctx, "stop
 // Resume ends a pause.
 func (m *Machine) Resume(ctx context.Context) error { return m.command(ctx, "cont") }
 
+// Type writes text to the machine's serial line, as a person at a terminal would. The line
+// takes it as fast as the guest reads it; what nobody reads waits.
+func (m *Machine) Type(text string) error {
+	const op = "type"
+	r, err := m.current(op)
+	if err != nil {
+		return err
+	}
+	m.journal.Add(m.cfg.Name, op, strconv.Quote(text))
+	if _, err := io.WriteString(r.proc.stdin, text); err != nil {
+		return errs.E(errs.Unavailable, op, "%w", err)
+	}
+	return nil
+}
+
 func (m *Machine) command(ctx context.Context, name string) error {
 	r, err := m.current(name)
 	if err != nil {
@@ -362,9 +401,12 @@ func (c *MachineConfig) args(dir string) []string {
 		"-machine", "q35", "-accel", accel, "-cpu", cpu, "-smp", fmt.Sprint(c.CPUs), "-m", fmt.Sprintf("%dM", c.Memory>>20),
 		"-serial", "stdio",
 		"-chardev", "socket,id=qmp,path=" + filepath.Join(dir, "qmp"), "-mon", "chardev=qmp,mode=control",
-		"-kernel", c.Kernel, "-initrd", c.Initrd, "-append", words + " " + c.Cmdline,
 		"-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
 	}
+	if c.Firmware == "" {
+		a = append(a, "-kernel", c.Kernel, "-initrd", c.Initrd, "-append", words+" "+c.Cmdline)
+	}
+	a = append(a, c.bootArgs(dir)...)
 	if !c.RTC.IsZero() {
 		a = append(a, "-rtc", "base="+c.RTC.UTC().Format("2006-01-02T15:04:05"))
 	}
@@ -377,7 +419,7 @@ func (c *MachineConfig) args(dir string) []string {
 	}
 	if c.Port != nil {
 		a = append(a, "-netdev", "stream,id=n0,server=on,addr.type=unix,addr.path="+filepath.Join(dir, "net"),
-			"-device", "virtio-net-pci,netdev=n0,mac="+c.MAC.String())
+			"-device", cmp.Or(c.NIC, "virtio-net-pci")+",netdev=n0,mac="+c.MAC.String())
 	}
 	return a
 }

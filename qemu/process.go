@@ -2,6 +2,7 @@ package qemu
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -14,6 +15,7 @@ import (
 // process is a running QEMU. It dies with this process, however that one ends.
 type process struct {
 	cmd    *exec.Cmd
+	stdin  *os.File // what is written here arrives at its standard input
 	stderr tailBuffer
 	exited chan struct{} // closed after err is set and stdout is at its end
 	err    error
@@ -31,6 +33,11 @@ func startProcess(name string, args []string, drain func(*os.File) error) (*proc
 		return nil, err
 	}
 	p.cmd.Stdout = itsEnd
+	itsInput, stdin, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(err, stdout.Close(), itsEnd.Close())
+	}
+	p.cmd.Stdin, p.stdin = itsInput, stdin
 	started := make(chan error)
 	go func() {
 		// Pdeathsig fires when the *thread* that forked ends, so the thread stays ours
@@ -38,10 +45,11 @@ func startProcess(name string, args []string, drain func(*os.File) error) (*proc
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		defer stdout.Close()
+		defer stdin.Close()
 		err := p.cmd.Start()
 		// Only the child may hold it now: drain sees its end by the pipe's. Closing our
 		// own descriptor fails only if it is none.
-		_ = itsEnd.Close()
+		_, _ = itsEnd.Close(), itsInput.Close()
 		if err != nil {
 			started <- err
 			return

@@ -4,7 +4,6 @@ import (
 	"net"
 	"net/netip"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/vishvananda/netlink"
@@ -89,7 +88,7 @@ func addRoute(link netlink.Link, own netip.Prefix, r route, metric int, proto ne
 func staticFor(all []nodecfg.IP, name string, mac net.HardwareAddr) []nodecfg.IP {
 	var list []nodecfg.IP
 	for _, ip := range all {
-		if ip.Interface == name || strings.EqualFold(ip.Interface, mac.String()) {
+		if isNamed(ip.Interface, name, mac) {
 			list = append(list, ip)
 		}
 	}

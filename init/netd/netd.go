@@ -8,7 +8,8 @@
 // never stepped back once the node has a certificate.
 //
 // It is a process of its own, with four capabilities, because it is what parses packets
-// of strangers. It never touches interfaces that are not hardware: those are netpol's.
+// of strangers. It never touches interfaces that are neither hardware nor a bond or VLAN that
+// the configuration names: those are netpol's.
 package netd
 
 import (
@@ -158,7 +159,7 @@ func (d *daemon) linkChanged(ctx context.Context, u netlink.LinkUpdate) {
 			d.Log.Info("carrier", "interface", n.link.Attrs().Name, "up", up)
 		}
 		d.readSLAAC(n)
-	case d.Owns(u.Link):
+	case d.Owns(u.Link) || d.madeHere(u.Link):
 		nctx, stop := context.WithCancel(ctx)
 		n = &nic{link: u.Link, carrier: newFlag(up), stop: stop}
 		d.nics[index] = n
@@ -169,11 +170,44 @@ func (d *daemon) linkChanged(ctx context.Context, u netlink.LinkUpdate) {
 	}
 }
 
-// serve configures one interface until ctx ends.
+// serve configures one interface until ctx ends. A member of a bond gets no address, the
+// parent of a VLAN only one that runink.ip names.
 func (d *daemon) serve(ctx context.Context, n *nic) {
 	name := n.link.Attrs().Name
 	log := d.Log.With("interface", name, "mac", n.link.Attrs().HardwareAddr.String())
-	static := staticFor(d.Config.IP, name, n.link.Attrs().HardwareAddr)
+	if bond, ok := d.bondOf(n.link); ok {
+		if err := joinBond(n.link, bond); err != nil {
+			log.Error("not a member of its bond", "bond", bond.Name, "err", err)
+			d.book.fail(name, err)
+			return
+		}
+		log.Info("member", "bond", bond.Name, "mode", bond.Mode)
+		<-ctx.Done()
+		return
+	}
+	if d.madeHere(n.link) {
+		err := linkUp(name)
+		link := n.link
+		if err == nil {
+			link, err = settled(ctx, n)
+		}
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			log.Error("interface stays down", "err", err)
+			d.book.fail(name, err)
+			return
+		}
+		n = &nic{link: link, carrier: n.carrier, stop: n.stop}
+		log = d.Log.With("interface", name, "mac", link.Attrs().HardwareAddr.String())
+	}
+	vlans := d.vlansOn(n.link)
+	mac := n.link.Attrs().HardwareAddr
+	if d.madeHere(n.link) {
+		mac = nil // it is a network card's, which is meant where runink.ip names it
+	}
+	static := staticFor(d.Config.IP, name, mac)
 	if err := prepareIPv6(name, static); err != nil {
 		log.Warn("no IPv6 on this interface", "err", err)
 	}
@@ -192,10 +226,18 @@ func (d *daemon) serve(ctx context.Context, n *nic) {
 		has4 = has4 || ip.Address.Addr().Is4()
 		log.Info("static address", "address", ip.Address, "gateway", ip.Gateway)
 	}
+	for _, v := range vlans {
+		if err := addVLAN(n.link, v); err != nil {
+			log.Error("VLAN not made", "vlan", v.Name, "err", err)
+			d.book.fail(v.Name, err)
+			continue
+		}
+		log.Info("VLAN", "vlan", v.Name, "id", v.ID)
+	}
 	if err := d.book.set(name+" static", staticFacts(name, static)); err != nil {
 		log.Error("network state not written", "err", err)
 	}
-	if has4 {
+	if has4 || len(vlans) > 0 {
 		<-ctx.Done()
 	} else {
 		c := &client{

@@ -94,9 +94,9 @@ func newLAN(t *testing.T) *lan {
 	l.far, err = netns.New()
 	check(t, err)
 	defer func() { check(t, netns.Set(here)) }()
-	l.farNl, err = netlink.NewHandle()
+	l.farNl, err = netlink.NewHandle(unix.NETLINK_ROUTE)
 	check(t, err)
-	back, err := netlink.NewHandleAt(here)
+	back, err := netlink.NewHandleAt(here, unix.NETLINK_ROUTE)
 	check(t, err)
 	defer back.Close()
 	check(t, back.LinkSetNsFd(peer, int(l.far)))
@@ -223,18 +223,22 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-func startNetd(t *testing.T, cfg nodecfg.Config) *running {
+// startNetd runs netd; owned are the network cards it finds, nic where none is named.
+func startNetd(t *testing.T, cfg nodecfg.Config, owned ...string) *running {
 	t.Helper()
 	dir := t.TempDir()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	log := &lines{}
 	cfg.TimeScale = 1
+	if len(owned) == 0 {
+		owned = []string{"nic"}
+	}
 	go func() {
 		done <- Run(ctx, Options{
 			Config: cfg, NetFile: filepath.Join(dir, "net.json"), ResolvFile: filepath.Join(dir, "resolv.conf"),
 			StatusDir: filepath.Join(dir, "status"), CertFile: filepath.Join(dir, "cert.pem"),
-			Owns: func(l netlink.Link) bool { return l.Attrs().Name == "nic" },
+			Owns: func(l netlink.Link) bool { return slices.Contains(owned, l.Attrs().Name) },
 			Log:  slog.New(slog.NewTextHandler(log, nil)), Clock: &fakeClock{now: time.Now()},
 		})
 	}()

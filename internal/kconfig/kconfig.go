@@ -26,7 +26,7 @@ func Required() []Option {
 		{"CONFIG_RD_ZSTD", "y", "a compressed initramfs", false},
 		{"CONFIG_DEVTMPFS", "y", "device nodes", false},
 		{"CONFIG_TMPFS", "y", "the root file system", true},
-		{"CONFIG_EXT4_FS", "y", "the state disk", false},
+		{"CONFIG_EXT4_FS", "m", "the state disk", false},
 		{"CONFIG_UNIX", "y", "the keeper's socket", true},
 		{"CONFIG_PACKET", "y", "DHCP", false},
 		{"CONFIG_IPV6", "y", "addresses of slices", true},
@@ -57,6 +57,10 @@ func Required() []Option {
 		{"CONFIG_VIRTIO_BLK", "m", "virtual machines", false},
 		{"CONFIG_VIRTIO_NET", "m", "virtual machines", false},
 		{"CONFIG_VIRTIO_CONSOLE", "m", "virtual machines", false},
+		{"CONFIG_VLAN_8021Q", "m", "VLANs", false},
+		{"CONFIG_BONDING", "m", "bonds", false},
+		{"CONFIG_VFAT_FS", "m", "config disks", false},
+		{"CONFIG_DMI", "y", "configuration in SMBIOS", false},
 	}
 }
 

@@ -36,6 +36,9 @@ func keys() map[string]key {
 		"state":     {set: func(c *Config, v string) error { c.State = v; return nil }},
 		"timescale": {set: setTimeScale},
 		"ip":        {repeat: true, set: addIP},
+		"bond":      {repeat: true, set: addBond},
+		"vlan":      {repeat: true, set: addVLAN},
+		"config":    {set: setConfigDisk},
 	}
 }
 
@@ -45,35 +48,7 @@ func keys() map[string]key {
 //
 // Errors are of kind Invalid, name the key as their field, and carry a hint.
 func Parse(cmdline string) (Config, error) {
-	const op = "read kernel command line"
-	if len(cmdline) > MaxCommandLine {
-		return Config{}, errs.E(errs.Invalid, op, "it has %d bytes, more than %d", len(cmdline), MaxCommandLine)
-	}
-	c := Config{TimeScale: 1}
-	known, seen := keys(), map[string]bool{}
-	for _, w := range words(cmdline) {
-		name, ok := strings.CutPrefix(w.key, Prefix)
-		if !ok {
-			continue
-		}
-		k, ok := known[name]
-		switch {
-		case !ok:
-			return Config{}, errs.E(errs.Invalid, op, "unknown key").WithField(w.key).WithHint("the keys are %s", keyNames(known))
-		case !w.hasValue || w.value == "":
-			return Config{}, errs.E(errs.Invalid, op, "it has no value").WithField(w.key).WithHint("write %s=VALUE or leave it out", w.key)
-		case seen[name] && !k.repeat:
-			return Config{}, errs.E(errs.Invalid, op, "given twice").WithField(w.key).WithHint("keep one of them")
-		}
-		seen[name] = true
-		if err := k.set(&c, w.value); err != nil {
-			return Config{}, err
-		}
-	}
-	if err := c.Validate(); err != nil {
-		return Config{}, err
-	}
-	return c, nil
+	return ParseSources(Source{Name: CommandLine, Text: cmdline})
 }
 
 func keyNames(known map[string]key) string {
@@ -174,7 +149,7 @@ func addIP(c *Config, v string) error {
 // on: names are DNS labels, pins are SHA-256, every combination of role, join and token
 // has one meaning. Errors are of kind Invalid and name the runink.* key as their field.
 func (c Config) Validate() error {
-	for _, check := range []func() error{c.checkNames, c.checkRole, c.checkPins, c.checkJoin, c.checkState, c.checkTimeScale, c.checkIPs} {
+	for _, check := range []func() error{c.checkNames, c.checkRole, c.checkPins, c.checkJoin, c.checkState, c.checkTimeScale, c.checkIPs, c.checkLinks} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -295,8 +270,8 @@ func (c Config) checkState() error {
 		return nil
 	}
 	kind, v, ok := strings.Cut(c.State, ":")
-	if !ok || v == "" || (kind != "serial" && kind != "wwn" && kind != "path") {
-		return invalid("state", "%q is none of serial:…, wwn:…, path:…, none", c.State).WithHint("by default the disk with serial %s", DefaultStateSerial)
+	if !ok || v == "" || (kind != "serial" && kind != "wwn" && kind != "path" && kind != "part") {
+		return invalid("state", "%q is none of serial:…, wwn:…, part:…, path:…, none", c.State).WithHint("by default the disk with serial %s", DefaultStateSerial)
 	}
 	if kind == "path" && (!strings.HasPrefix(v, "/dev/") || strings.Contains(v, "..")) {
 		return invalid("state", "%q is not below /dev", v).WithHint("for example path:/dev/vdb")

@@ -19,7 +19,9 @@ type Config struct {
 	Operator string   `json:"operator,omitempty"` // runink.operator=sha256:<hex SPKI of the operator's client key>, control nodes
 	Token    string   `json:"token,omitempty"`    // runink.token: single use
 	IP       []IP     `json:"ip,omitempty"`       // runink.ip, none: DHCP
-	State    string   `json:"state,omitempty"`    // runink.state: serial:…|wwn:…|path:…|none
+	Bonds    []Bond   `json:"bonds,omitempty"`    // runink.bond
+	VLANs    []VLAN   `json:"vlans,omitempty"`    // runink.vlan
+	State    string   `json:"state,omitempty"`    // runink.state: serial:…|wwn:…|part:…|path:…|none
 	// TimeScale (runink.timescale, default 1) multiplies every timeout: for emulated machines.
 	TimeScale float64 `json:"time_scale"`
 }
@@ -46,6 +48,25 @@ type IP struct {
 	Address   netip.Prefix `json:"address"`
 	Gateway   netip.Addr   `json:"gateway,omitzero"`
 	DNS       []netip.Addr `json:"dns,omitempty"`
+}
+
+// Bond is several interfaces as one: runink.bond=NAME,MODE,MEMBER[,MEMBER…].
+type Bond struct {
+	Name    string   `json:"name"`
+	Mode    string   `json:"mode"`    // as the kernel names it, see BondModes
+	Members []string `json:"members"` // names or MAC addresses
+}
+
+// BondModes are the modes a bond may have.
+func BondModes() []string {
+	return []string{"active-backup", "802.3ad", "balance-rr", "balance-xor", "balance-tlb", "balance-alb", "broadcast"}
+}
+
+// VLAN is a tagged network on an interface: runink.vlan=NAME,PARENT,ID.
+type VLAN struct {
+	Name   string `json:"name"`
+	Parent string `json:"parent"` // a name, that of a bond included, or a MAC address
+	ID     uint16 `json:"id"`     // 1 to 4094
 }
 
 // NetState is netd's view of the network, in NetFile; it is replaced atomically at each change.

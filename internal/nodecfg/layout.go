@@ -29,6 +29,7 @@ const (
 // What a node's processes have to agree on with PID 1.
 const (
 	DefaultStateSerial = "runink-state" // the state disk's, unless runink.state says otherwise
+	StatePartition     = "runink-state" // and the GPT name of the partition that disk images have for it
 	CgroupRoot         = "/sys/fs/cgroup"
 	CgroupHerds        = CgroupRoot + "/herds"  // the keeper's, memory.max bounds all slices
 	CgroupSystem       = CgroupRoot + "/system" // one child for each component, named like it

@@ -149,9 +149,10 @@ func loadModules() error {
 	if err != nil {
 		return err
 	}
-	for _, name := range strings.Fields(string(names)) {
+	for line := range strings.Lines(string(names)) {
+		name, params, _ := strings.Cut(strings.TrimSpace(line), " ")
 		// No such device is what a driver says whose hardware this machine lacks.
-		if err := prober.Probe(name, ""); err != nil && !errors.Is(err, unix.ENODEV) {
+		if err := prober.Probe(name, params); err != nil && !errors.Is(err, unix.ENODEV) {
 			return fmt.Errorf("load %s: %w", name, err)
 		}
 	}

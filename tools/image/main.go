@@ -4,6 +4,12 @@
 //	go run ./tools/image                    # builds ./cmd/runink and packs it
 //	go run ./tools/image -level 19          # a release
 //	go run ./tools/image -binary bin/runink # packs a binary that is there
+//	go run ./tools/image -kind metal -out build/metal
+//
+// With a word before the flags it writes a medium with a metal image on it:
+//
+//	go run ./tools/image iso                # keys are edited in at boot, or come from elsewhere
+//	go run ./tools/image iso $(bin/runink token create -q --node n7 --role worker)
 package main
 
 import (
@@ -28,22 +34,34 @@ import (
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if len(os.Args) > 1 {
+		if _, ok := media[os.Args[1]]; ok {
+			end(writeMedia(ctx, os.Args[1], os.Args[2:]))
+			return
+		}
+	}
 	binary := flag.String("binary", "", "static `file` that becomes PID 1 (default: build -package)")
 	engine := flag.String("engine", "", "static `file` that becomes the stock engine")
 	pkg := flag.String("package", "./cmd/runink", "main `package` that becomes PID 1")
 	out := flag.String("out", "build/image", "`folder` of the results")
 	cache := flag.String("cache", "build/cache", "`folder` of downloads")
+	kind := flag.String("kind", string(image.Cloud), "`cloud` for virtual machines, metal for any machine and for boot media")
 	level := flag.Int("level", 10, "zstd level, 1 to 22; use 19 for a release")
 	flag.Usage = func() {
-		fmt.Fprintf(os.Stderr, "usage: image [flags]\n\nBuilds kernel and initramfs.\n  image -level 19\n\n")
+		fmt.Fprintf(os.Stderr, "usage: image [flags]\n\nBuilds kernel and initramfs.\n  image -level 19\n  image iso -help\n\n")
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.NArg() > 0 || *level < 1 || *level > 22 {
+	if flag.NArg() > 0 || *level < 1 || *level > 22 || *kind != string(image.Cloud) && *kind != string(image.Metal) {
 		flag.Usage()
 		os.Exit(2)
 	}
-	if err := build(ctx, *binary, *engine, *pkg, *out, *cache, *level); err != nil {
+	end(build(ctx, image.Kind(*kind), *binary, *engine, *pkg, *out, *cache, *level))
+}
+
+// end reports an error and exits; it returns if there is none.
+func end(err error) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "image:", err)
 		if hint := errs.HintOf(err); hint != "" {
 			fmt.Fprintln(os.Stderr, "hint:", hint)
@@ -52,8 +70,8 @@ func main() {
 	}
 }
 
-func build(ctx context.Context, binary, engine, pkg, out, cache string, level int) error {
-	lock, err := image.KernelLock()
+func build(ctx context.Context, kind image.Kind, binary, engine, pkg, out, cache string, level int) error {
+	lock, err := map[image.Kind]func() (image.Lock, error){image.Cloud: image.KernelLock, image.Metal: image.MetalLock}[kind]()
 	if err != nil {
 		return err
 	}
@@ -80,13 +98,13 @@ func build(ctx context.Context, binary, engine, pkg, out, cache string, level in
 		return err
 	}
 	for _, p := range res.Parts {
-		fmt.Printf("%-12s %12d bytes  %s\n", p.Name, p.Bytes, p.Note)
+		fmt.Printf("%-24s %12d bytes  %s\n", p.Name, p.Bytes, p.Note)
 	}
-	fmt.Printf("image        %s\n", res.Manifest.Version)
+	fmt.Printf("image                    %s\n", res.Manifest.Version)
 	if !res.Manifest.Kernel.Locked {
-		fmt.Printf("UNLOCKED     kernel %s %s is not the one in image/kernel.lock\n", res.Manifest.Kernel.Package, res.Manifest.Kernel.Version)
+		fmt.Printf("UNLOCKED                 kernel %s %s is not the one in the lock file in image/\n", res.Manifest.Kernel.Package, res.Manifest.Kernel.Version)
 	}
-	fmt.Printf("written to   %s\n", out)
+	fmt.Printf("written to               %s\n", out)
 	return nil
 }
 

@@ -53,8 +53,9 @@ func permitted(uid int, chosen []string) error {
 		strings.Join(others, ","))
 }
 
-// clusterPackage boots whole clusters; its tests carry the build tag cluster.
-const clusterPackage = "./tools/e2e"
+// clusterPackages boot whole clusters, one after the other; their tests carry the build tag
+// cluster.
+var clusterPackages = []string{"./tools/e2e", "./tools/e2e/media"}
 
 // modulePath is what the import paths of all modules begin with.
 const modulePath = "github.com/runink/runink"
@@ -82,7 +83,7 @@ func unit(ctx context.Context, t *tally) error {
 }
 
 func cluster(ctx context.Context, t *tally) error {
-	return goTest(ctx, t, ".", "-vet=off", "-count=1", "-timeout=40m", "-tags=cluster", clusterPackage)
+	return goTest(ctx, t, ".", append([]string{"-p=1", "-vet=off", "-count=1", "-timeout=40m", "-tags=cluster"}, clusterPackages...)...)
 }
 
 func inVM(ctx context.Context, t *tally) error {

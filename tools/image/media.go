@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/runink/runink/image"
+	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
+)
+
+// media are the subcommands that write something to boot from, or to configure with.
+var media = map[string]struct {
+	what, out string
+	write     func(context.Context, image.MediaOptions) error
+}{
+	"iso":    {"a hybrid ISO: boots as CD and as disk, by BIOS and by UEFI", "build/runink.iso", image.BuildISO},
+	"disk":   {"the image of a whole disk: boots by BIOS and by UEFI, with a partition for the node's state", "build/runink-disk.img", image.BuildDisk},
+	"config": {"a config disk, for a machine whose command line does not say who it is", "build/runink-cfg.img", writeConfig},
+}
+
+func writeConfig(ctx context.Context, o image.MediaOptions) error {
+	if len(o.Words) == 0 {
+		return errs.E(errs.Invalid, "write config disk", "there is nothing to write").WithHint("paste what `runink token create -q` printed")
+	}
+	return image.BuildConfigDisk(ctx, o.Out, o.Words)
+}
+
+// writeMedia is one subcommand: flags, then runink.* words as `runink token create -q` and
+// `runink cluster init` print them. Each key is a flag too.
+func writeMedia(ctx context.Context, name string, args []string) error {
+	kind := media[name]
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	o := image.MediaOptions{}
+	fs.StringVar(&o.Image, "image", "build/metal", "`folder` of a metal image")
+	fs.StringVar(&o.Out, "out", kind.out, "`file` to write")
+	if name == "disk" {
+		fs.Func("state-size", "`MiB` of the state partition (default 2048)", func(v string) error {
+			n, err := strconv.ParseInt(v, 10, 32)
+			o.StateBytes = n << 20
+			return err
+		})
+	}
+	for _, key := range nodecfg.Keys() {
+		fs.Func(strings.TrimPrefix(key, nodecfg.Prefix), "the node's "+key, func(v string) error {
+			o.Words = append(o.Words, key+"="+v)
+			return nil
+		})
+	}
+	// The words may be one argument: a shell variable, or a line in quotes.
+	rest := func(words []string) {
+		for _, w := range words {
+			o.Words = append(o.Words, strings.Fields(w)...)
+		}
+	}
+	if err := fs.Parse(args); err != nil {
+		fmt.Fprintf(os.Stderr, "usage: image %s [flags] [runink.KEY=VALUE…]\n\nWrites %s.\n"+
+			"  image %[1]s\n  image %[1]s --node n7 --cluster c1 --role worker --ca sha256:… --join 10.0.0.1:7460 --token …\n"+
+			"  image %[1]s $(runink token create -q --node n7 --role worker)\n\n", name, kind.what)
+		fs.SetOutput(os.Stderr)
+		fs.PrintDefaults()
+		if err == flag.ErrHelp {
+			return nil
+		}
+		return errs.E(errs.Invalid, "read flags", "%w", err)
+	}
+	rest(fs.Args())
+	if err := kind.write(ctx, o); err != nil {
+		return err
+	}
+	return describe(o.Out)
+}
+
+// describe prints what was written, so that it can be compared after it was copied.
+func describe(file string) error {
+	f, err := os.Open(file)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	sum := sha256.New()
+	n, err := io.Copy(sum, f)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s\n%12d bytes\nsha256:%s\n", file, n, hex.EncodeToString(sum.Sum(nil)))
+	return nil
+}
