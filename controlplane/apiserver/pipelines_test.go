@@ -599,6 +599,7 @@ func TestHerdsDoNotSeeEachOther(t *testing.T) {
 	a.work = func(context.Context, *v1.SliceAssignment) simExit {
 		return success(map[string]string{"out": "secret\n"})
 	}
+	a.log = func(*v1.LogRequest) string { return "secret\n" }
 	a.start()
 	run := c.succeeded(c.submit(slicesPlan(1, plan.Requires{}, plan.Affinity{})).Id)
 	digest := run.Outputs[0].Parts[0].Digest
@@ -630,6 +631,20 @@ func TestHerdsDoNotSeeEachOther(t *testing.T) {
 				}
 				return err
 			},
+			"logs": func() error {
+				s, err := rs.Logs(c.ctx(), &v1.RunLogsRequest{Id: run.Id})
+				if err == nil {
+					_, err = s.Recv()
+				}
+				return err
+			},
+			"cancel": func() error {
+				_, err := rs.Cancel(c.ctx(), &v1.CancelRunRequest{Id: run.Id})
+				if sees && errors.Is(err, errs.Conflict) { // it has ended
+					err = nil
+				}
+				return err
+			},
 			"lineage": func() error {
 				_, err := v1.NewGovernanceServiceClient(api).Lineage(c.ctx(), &v1.LineageRequest{Root: &v1.LineageRequest_Run{Run: run.Id}})
 				return err
@@ -647,6 +662,10 @@ func TestHerdsDoNotSeeEachOther(t *testing.T) {
 		list, err := rs.List(c.ctx(), &v1.ListRunsRequest{})
 		if err != nil || (len(list.Runs) == 1) != sees {
 			t.Errorf("herd %s lists %v, %v", herd, list, err)
+		}
+		sets, err := v1.NewGovernanceServiceClient(api).ListDatasets(c.ctx(), &v1.ListDatasetsRequest{})
+		if err != nil || (len(sets.Datasets) > 0) != sees {
+			t.Errorf("herd %s lists datasets %v, %v", herd, sets, err)
 		}
 		st, err := arts.Stat(c.ctx(), &v1.StatBlobRequest{Digest: digest})
 		if err != nil || st.Complete != sees {
