@@ -178,7 +178,7 @@ func (m *Machine) PowerOn(ctx context.Context) (Mark, error) {
 	}
 	// Console.Wait must not take the machine for off between here and its first byte.
 	m.Console.set(func() { m.Console.ended = false })
-	r, err := m.start(ctx, dir)
+	r, err := m.start(ctx, dir, mark)
 	if err != nil {
 		m.Console.set(func() { m.Console.ended = true })
 		return mark, errs.Wrap(op+" "+m.cfg.Name, err)
@@ -205,7 +205,7 @@ func makeDisk(d Disk) error {
 // start runs QEMU. QEMU connects to our sockets for control and channels, which therefore
 // exist before it; the network card is the other way round, so that a switch may come
 // back to a machine that runs.
-func (m *Machine) start(ctx context.Context, dir string) (_ *running, err error) {
+func (m *Machine) start(ctx context.Context, dir string, mark Mark) (_ *running, err error) {
 	life, stop := context.WithCancel(context.Background())
 	r := &running{dir: dir, stop: stop, gone: make(chan struct{})}
 	var listeners []net.Listener
@@ -285,6 +285,15 @@ func (m *Machine) start(ctx context.Context, dir string) (_ *running, err error)
 	if err != nil {
 		r.proc.kill()
 		return nil, errs.E(errs.Unavailable, "start qemu", "%w: %s", err, r.proc.failure())
+	}
+	if !m.cfg.Accel.KVM {
+		r.wg.Go(func() {
+			resetWhenLockedUp(life, m.Console, mark, func(ctx context.Context, said string) error {
+				m.journal.Add(m.cfg.Name, "locked-up", said)
+				_, err := r.qmp.do(ctx, "system_reset", nil)
+				return err
+			})
+		})
 	}
 	if m.cfg.Port != nil {
 		port := m.cfg.Port
