@@ -115,12 +115,13 @@ func (c *clusterService) TransferLeadership(ctx context.Context, req *v1.Transfe
 		id = n.RaftID
 	}
 	// A request that is repeated after it succeeded is answered by the leader it made, which
-	// must not hand the leadership on.
+	// must not hand the leadership on: it is the one that was asked for, or, where any was, not
+	// the one that was asked.
 	var from identity.Leadership
 	if err := h.Propose(ctx, identity.CmdLeadership, identity.Leadership{From: self, To: req.GetNode()}, req.GetRequestId(), &from); err != nil {
 		return nil, err
 	}
-	if id == self || from.From != self {
+	if id == self || id == "" && from.From != self {
 		return &v1.TransferLeadershipResponse{}, nil
 	}
 	if err := h.Barn.TransferLeadership(ctx, id); err != nil {

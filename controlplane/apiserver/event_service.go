@@ -48,10 +48,11 @@ func (s *eventService) Watch(req *v1.WatchEventsRequest, stream grpc.ServerStrea
 	if err := stream.Send(&v1.WatchEventsResponse{Cursor: w.Cursor().String()}); err != nil {
 		return err
 	}
+	end := v.Cursor() // not v itself below: a stream that lasts would keep that state in memory
 	pulse := time.Duration(float64(eventPulse) * s.h.TimeScale)
 	sent := time.Now()
 	for {
-		evs, err := s.next(ctx, w, v.Cursor(), req.GetFollow(), pulse)
+		evs, err := s.next(ctx, w, end, req.GetFollow(), pulse)
 		if errors.Is(err, barn.ErrCompacted) {
 			return compactedEvents(w.Cursor())
 		}
@@ -68,7 +69,7 @@ func (s *eventService) Watch(req *v1.WatchEventsRequest, stream grpc.ServerStrea
 			}
 			sent = time.Now()
 		}
-		if !req.GetFollow() && !w.Cursor().Before(v.Cursor()) {
+		if !req.GetFollow() && !w.Cursor().Before(end) {
 			return nil
 		}
 	}

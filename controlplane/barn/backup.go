@@ -3,6 +3,7 @@ package barn
 import (
 	"bufio"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"os"
@@ -40,16 +41,6 @@ func (b *Barn) Restore(ctx context.Context, r io.Reader, c Command) (Result, err
 	if !b.IsLeader() {
 		return Result{}, b.leader.notLeader(op)
 	}
-	if len(c.Request) == 0 && c.RequestID != "" {
-		c.Request = requestOf(ctx)
-	}
-	now := b.fsm.published.Load()
-	if a, ok := recall(&Tx{kv: now.kv}, &c); ok {
-		if a.Failure != nil {
-			return Result{}, a.Failure.err()
-		}
-		return Result{Index: a.Index, Data: a.Data, Replayed: true}, nil
-	}
 	f, err := os.CreateTemp(b.dir, ".restore-*")
 	if err != nil {
 		return Result{}, errs.E(errs.Unavailable, op, "%w", err)
@@ -58,8 +49,18 @@ func (b *Barn) Restore(ctx context.Context, r io.Reader, c Command) (Result, err
 	if err := os.Remove(f.Name()); err != nil {
 		return Result{}, errs.E(errs.Unavailable, op, "%w", err)
 	}
-	if _, err = io.Copy(f, &ctxReader{ctx, r}); err != nil {
+	sum := sha256.New()
+	if _, err = io.Copy(io.MultiWriter(f, sum), &ctxReader{ctx, r}); err != nil {
 		return Result{}, errs.E(errs.Unavailable, op, "receive backup: %w", err)
+	}
+	if c.RequestID != "" { // the request is the backup: another one under the same id is refused
+		c.Request = sum.Sum(nil)
+	}
+	if a, ok := recall(&Tx{kv: b.fsm.published.Load().kv}, &c); ok {
+		if a.Failure != nil {
+			return Result{}, a.Failure.err()
+		}
+		return Result{Index: a.Index, Data: a.Data, Replayed: true}, nil
 	}
 	// Raft panics if it cannot restore what it was given, so it is read in full first.
 	if _, err := f.Seek(0, io.SeekStart); err != nil {

@@ -53,6 +53,10 @@ func TestRestoreReplacesTheClusterState(t *testing.T) {
 	if got := get(t, l.barn(), "a", Linearizable); got != "3" {
 		t.Errorf("a = %s after a repeated restore", got)
 	}
+	// Nor does the id of that request with another backup, which is told so.
+	if _, err := l.barn().Restore(t.Context(), bytes.NewReader(backup(t, l.barn())), restore); !errors.Is(err, errs.Conflict) {
+		t.Errorf("another backup under the same request id: %v", err)
+	}
 	must(t, l.barn(), cmd("put", "a=1"))
 	// What the command refuses is not restored.
 	if _, err := l.barn().Restore(t.Context(), bytes.NewReader(saved), cmd("reject", "a=9")); err == nil {

@@ -16,6 +16,10 @@ import (
 // looks for the place of a slice that has none.
 const logRetry = 200 * time.Millisecond
 
+// formerTries is how often the rest of an earlier attempt's log is asked for, each for as long
+// as logPatience, before whoever follows goes on with the next attempt.
+const formerTries = 3
+
 // Logs sends what slices of a run wrote, each stream in order, streams interleaved as they
 // come. With follow it returns when the run is final and all was sent; without, it sends
 // what is stored now.
@@ -77,6 +81,7 @@ type runLog struct {
 func (l *runLog) copy(ctx context.Context) error {
 	var at int64
 	reading := l.epoch // the attempt that at belongs to
+	again := 0         // tries at what is left of it, once it is not the newest any more
 	for {
 		v, err := l.t.m.stale(ctx)
 		if err != nil {
@@ -104,10 +109,15 @@ func (l *runLog) copy(ctx context.Context) error {
 				return l.send(&apiv1.RunLogChunk{Slice: l.slice, Epoch: reading, Stream: l.stream, Data: c.Data, Offset: c.Offset})
 			})
 			away := errors.Is(err, errs.Unavailable) || errors.Is(err, errs.NotFound)
-			if former && l.epoch == 0 && (err == nil || away) {
-				// It was being followed when the next attempt began. What could not be read of it
-				// now is lost with its node, or older than the node keeps.
-				reading, at = s.following(reading), 0
+			if former && l.epoch == 0 && (err == nil || away) && l.t.ctx.Err() == nil {
+				// It was being followed when the next attempt began. What cannot be read of it, with
+				// its node well and asked again, is lost with that, or older than the node keeps.
+				again++
+				if !errors.Is(err, errs.Unavailable) || !l.t.leases.holds(node) || again > formerTries {
+					reading, at, again = s.following(reading), 0, 0
+				} else if err := l.pause(ctx); err != nil {
+					return err
+				}
 				continue
 			}
 			waits := errors.Is(err, errs.Unavailable) || errors.Is(err, errs.NotFound) && !over
@@ -125,12 +135,20 @@ func (l *runLog) copy(ctx context.Context) error {
 		if !l.follow {
 			return nil
 		}
-		select {
-		case <-time.After(l.t.m.scaled(logRetry)):
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-l.t.ctx.Done():
-			return errs.E(errs.Unavailable, "read logs", "this control node does not lead any more").WithHint("try again")
+		if err := l.pause(ctx); err != nil {
+			return err
 		}
+	}
+}
+
+// pause waits a little before the next look.
+func (l *runLog) pause(ctx context.Context) error {
+	select {
+	case <-time.After(l.t.m.scaled(logRetry)):
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-l.t.ctx.Done():
+		return errs.E(errs.Unavailable, "read logs", "this control node does not lead any more").WithHint("try again")
 	}
 }

@@ -107,8 +107,12 @@ func (x *exchange) fail(err error) {
 }
 
 // end completes an answer. An event source connects again when its stream ends: the last
-// event tells it that there is nothing more to come.
+// event tells it that there is nothing more to come. An answer that is something else, a
+// refusal say, is complete as it is.
 func (x *exchange) end() {
+	if x.began && x.Header().Get("Content-Type") != "text/event-stream" {
+		return
+	}
 	if x.stream && x.form == events && !x.over {
 		x.Header().Set("Content-Type", "text/event-stream") // of a stream without a message
 		_, _ = x.Write([]byte("event: end\ndata: {}\n\n"))

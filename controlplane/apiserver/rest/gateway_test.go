@@ -16,8 +16,10 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/test/bufconn"
 
 	v1 "github.com/runink/runink/api/runink/v1"
@@ -282,6 +284,29 @@ func TestEmptyStreams(t *testing.T) {
 		resp.Body.Close()
 		if err != nil || resp.StatusCode != http.StatusOK || string(data) != want || want != "" && resp.Header.Get("Content-Type") != accept {
 			t.Errorf("%s: %s %q, %v", accept, resp.Status, data, err)
+		}
+	}
+}
+
+// TestRefusedEventSource: a refusal is one JSON object, and nothing is added to it.
+func TestRefusedEventSource(t *testing.T) {
+	_, hs := serve(t, &fake{watch: func(grpc.ServerStreamingServer[v1.Run]) error {
+		return status.Error(codes.PermissionDenied, "not yours")
+	}}, DefaultLimits())
+	for _, url := range []string{"/v1/runs/r1/watch", "/v1/runs/r1/watch?no=such"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, hs.URL+url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Accept", "text/event-stream")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode < 400 || !json.Valid(data) {
+			t.Errorf("%s: %s %q, %v", url, resp.Status, data, err)
 		}
 	}
 }
