@@ -22,8 +22,9 @@ import (
 // alone on a node would wait for nobody.
 const coalesce = 50 * time.Millisecond
 
-// openWithin is how long a node waits to be welcomed, before TimeScale: an election or two, and
-// then there is half a lease left to try elsewhere.
+// openWithin is how long a node waits to be welcomed, before TimeScale. It is longer than a
+// lease, on purpose: a leader that is only slow is not left half-way, again and again. It is
+// there for one that takes a session and never answers, with whom the node stayed for ever.
 const openWithin = 15 * time.Second
 
 // sessions keeps one session open until ctx ends.

@@ -14,11 +14,11 @@ var lockedUp = regexp.MustCompile(`watchdog: BUG: soft lockup - CPU#\d+ stuck fo
 // as a hardware watchdog would, and says so in the journal; it returns when ctx ends or the
 // machine is off.
 //
-// QEMU 7.2's emulation loses a machine now and then, about one boot in 300 on two busy
-// processors: as the kernel changes to the TSC as its clock, virtual processor 0 is from then
-// on busy with timer interrupts alone, and processor 1 waits for it for ever. It was seen with
-// "tsc=reliable" and without. What the machines here are tested for is not QEMU's emulation, and a
-// node must bear to be reset at any time.
+// QEMU 7.2's emulation can lose a machine as it boots. It was seen once, in what were some
+// hundreds of boots on two processors: right after the kernel changed to the TSC as its clock,
+// virtual processor 0 did nothing but take interrupts, and processor 1 waited for it for ever.
+// Why is not known. What the machines here are tested for is not QEMU's emulation, and a node
+// must bear to be reset at any time.
 func resetWhenLockedUp(ctx context.Context, c *Console, from Mark, reset func(ctx context.Context, said string) error) {
 	for {
 		l, _, err := c.Wait(ctx, from, lockedUp)

@@ -175,3 +175,33 @@ func TestLogWaitsForItsNode(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// Where attempts were is remembered, within a bound; who reads one that is forgotten goes on with
+// the oldest after it that is not.
+func TestFormerAttempts(t *testing.T) {
+	s := SliceState{Region: 2, Epoch: 1, Phase: SlicePending}
+	if next := s.again(2); len(next.Former) != 0 || next.Epoch != 2 || next.Region != 2 || next.Phase != SlicePending {
+		t.Errorf("after an attempt without a place: %+v", next)
+	}
+	for epoch := uint64(1); epoch < 2*keepFormer; epoch++ {
+		s.Node = "n1"
+		s = s.again(epoch + 1)
+	}
+	if len(s.Former) != keepFormer || s.Former[0].Epoch != keepFormer || s.Epoch != 2*keepFormer {
+		t.Fatalf("%d former attempts from %d on, now %d", len(s.Former), s.Former[0].Epoch, s.Epoch)
+	}
+	if _, _, ok := s.attempt(1); ok {
+		t.Error("the first attempt is still known")
+	}
+	if node, former, ok := s.attempt(keepFormer); !ok || !former || node != "n1" {
+		t.Errorf("the oldest that is known: %q, %v, %v", node, former, ok)
+	}
+	if node, former, ok := s.attempt(s.Epoch); !ok || former || node != "" {
+		t.Errorf("the present one: %q, %v, %v", node, former, ok)
+	}
+	for from, want := range map[uint64]uint64{1: keepFormer, keepFormer: keepFormer + 1, s.Epoch - 1: s.Epoch} {
+		if got := s.following(from); got != want {
+			t.Errorf("after %d comes %d, want %d", from, got, want)
+		}
+	}
+}

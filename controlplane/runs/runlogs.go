@@ -99,6 +99,10 @@ func (l *runLog) copy(ctx context.Context) error {
 			reading = s.Epoch
 		}
 		node, former, ok := s.attempt(reading)
+		if !ok && l.epoch == 0 { // so long ago by now that its place is forgotten (keepFormer)
+			reading, at, again = s.following(reading), 0, 0
+			continue
+		}
 		if !ok {
 			return errs.E(errs.NotFound, "read logs", "slice %s had no attempt %d on a node, or it is too long ago; the newest is %d", l.slice, reading, s.Epoch).
 				WithField("epoch").WithHint("runink ps %s", l.run)
