@@ -19,7 +19,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 )
 
@@ -142,7 +141,7 @@ func parseAction(s string) (Action, error) {
 		return func(string) error { os.Exit(70); return nil }, nil
 	case "stop":
 		if arg == "" {
-			return func(string) error { return syscall.Kill(os.Getpid(), syscall.SIGSTOP) }, nil
+			return func(string) error { return stop() }, nil
 		}
 		d, err := time.ParseDuration(arg)
 		if err != nil || d <= 0 {

@@ -3,6 +3,7 @@ package fault
 import (
 	"fmt"
 	"os"
+	"runtime"
 	"syscall"
 	"time"
 	"unsafe"
@@ -34,5 +35,15 @@ func stopFor(d time.Duration) error {
 	if _, _, no := syscall.Syscall6(syscall.SYS_TIMER_SETTIME, uintptr(id), 0, uintptr(unsafe.Pointer(&when)), 0, 0, 0); no != 0 {
 		return fmt.Errorf("stop for %s: %w", d, os.NewSyscallError("timer_settime", no))
 	}
-	return syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+	return stop()
+}
+
+// stop stops this process as SIGSTOP does, and returns when it has been continued. The
+// signal is for the calling thread, which takes it before it leaves the call; one for the
+// process (kill) may go to another thread, and until that runs, the caller goes on past the
+// point at which it was to stop.
+func stop() error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return os.NewSyscallError("tgkill", syscall.Tgkill(os.Getpid(), syscall.Gettid(), syscall.SIGSTOP))
 }
