@@ -115,7 +115,7 @@ may-test:
 	@bin/testall -check
 
 # With all tags every file is checked: none is built only without a tag.
-ALLTAGS := -tags vm,cluster
+ALLTAGS := -tags vm,cluster,bench
 
 .PHONY: check
 check: build/bin/gofumpt build/bin/staticcheck generated ## gofumpt, vet, staticcheck, import matrix, generated code, licences, known vulnerabilities

@@ -48,7 +48,7 @@ func groups() []group {
 type bench struct {
 	root    string // of the repository
 	dir     string // temporary, removed at the end
-	out     string // build/bench: results, plots
+	out     string // results, plots: build/bench
 	npm     string // folder whose node_modules has the peers that npm installs
 	quick   bool
 	rounds  int // 0: as the group likes
@@ -88,8 +88,7 @@ func main() {
 	}
 	stop()
 	switch {
-	case errors.Is(err, flag.ErrHelp):
-		os.Exit(2)
+	case errors.Is(err, flag.ErrHelp): // it was asked for, and given
 	case err != nil:
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
@@ -104,6 +103,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	quick := fs.Bool("quick", false, "small sizes and few rounds: shows that it works, measures little")
 	rounds := fs.Int("rounds", 0, "rounds of each measurement; 0: as each group needs")
 	root := fs.String("root", ".", "folder of the repository, with bin/ built")
+	out := fs.String("out", "", "folder for results.json and plots; empty: build/bench")
 	tmp := fs.String("tmp", "", "folder for data, on the disk to measure; empty: the system's")
 	keep := fs.Bool("keep", false, "leave the temporary folder")
 	if err := fs.Parse(args); err != nil {
@@ -131,11 +131,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		}
 		err = errors.Join(err, os.RemoveAll(dir))
 	}()
-	out := filepath.Join(abs, "build", "bench")
-	if err := os.MkdirAll(out, 0o755); err != nil {
+	if *out == "" {
+		*out = filepath.Join(abs, "build", "bench")
+	}
+	if err := os.MkdirAll(*out, 0o755); err != nil {
 		return err
 	}
-	b := &bench{root: abs, dir: dir, out: out, npm: filepath.Join(abs, "build", "bench", "npm"), quick: *quick, rounds: *rounds, log: stderr}
+	b := &bench{root: abs, dir: dir, out: *out, npm: filepath.Join(abs, "build", "bench", "npm"), quick: *quick, rounds: *rounds, log: stderr}
 	var all error
 	for _, g := range chosen {
 		b.logf("== %s: %s", g.name, g.what)
@@ -147,7 +149,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		}
 	}
 	if len(b.results) > 0 {
-		if err := save(filepath.Join(out, "results.json"), b.results); err != nil {
+		if err := save(filepath.Join(*out, "results.json"), b.results); err != nil {
 			all = errors.Join(all, err)
 		}
 		all = errors.Join(all, table(stdout, b.results))

@@ -25,14 +25,12 @@ var elsewhere = map[string]string{
 	"bin/runink-image iso --node n7 --cluster c1 --role worker --ca sha256:… --join 10.0.0.1:7460 --token …": "TestWords of tools/image",
 }
 
-// typedAtServers are pages whose commands want a server, or are another program's, and who
-// types them instead.
+// typedAtServers are pages whose commands want a server or other programs, and who types
+// them instead.
 var typedAtServers = map[string]string{
-	"api.md":     "TestTheCurlOfTheTextWorks of cmd/runink",
-	"observe.md": "TestWatchingACluster of cmd/runink",
-	// Its commands install other systems and measure for half an hour; tests of tools/bench
-	// hold what they calculate.
-	"benchmarks.md": "nobody but people",
+	"api.md":        "TestTheCurlOfTheTextWorks of cmd/runink",
+	"observe.md":    "TestWatchingACluster of cmd/runink",
+	"benchmarks.md": "TestBenchmarksPage, in a part of its own: it installs other systems",
 }
 
 // command is what a reader would type.

@@ -31,6 +31,7 @@ var parts = []part{
 	{"fuzz", "each fuzz target for a few seconds", false, fuzz},
 	{"vm", "tests that need a machine of their own", false, inVM},
 	{"cluster", "tests on whole clusters of machines", false, cluster},
+	{"bench", "the commands of docs/benchmarks.md, with small sizes", true, benchmarks},
 }
 
 // permitted says whether the user with uid may run the chosen parts: a plain user is told
@@ -48,14 +49,19 @@ func permitted(uid int, chosen []string) error {
 	if uid == 0 || len(need) == 0 {
 		return nil
 	}
-	err := errs.E(errs.Denied, "run all tests", "%s needs root: its tests make namespaces, cgroups and processes of other users", strings.Join(need, ", "))
+	err := errs.E(errs.Denied, "run all tests", "root is needed for %s: tests make namespaces, cgroups and processes of other users, and install peers", strings.Join(need, ", "))
 	return err.WithHint(`all of them: sudo env "PATH=$PATH" make test; without root: make image && bin/testall -parts %s, or go test of single packages`,
 		strings.Join(others, ","))
 }
 
-// clusterPackages boot whole clusters, one after the other; their tests carry the build tag
-// cluster.
-var clusterPackages = []string{"./tools/e2e", "./tools/e2e/media"}
+// clusterPackages boot whole clusters; their tests carry the build tag cluster. Those of one
+// list run side by side, the lists one after the other: faults are injected, and leases
+// measured, on a machine that has nothing else to do, while machines on their way in mostly
+// wait for their firmware, which uses one processor.
+var clusterPackages = [][]string{
+	{"./tools/e2e"},
+	{"./tools/e2e/media"},
+}
 
 // modulePath is what the import paths of all modules begin with.
 const modulePath = "github.com/runink/runink"
@@ -83,7 +89,18 @@ func unit(ctx context.Context, t *tally) error {
 }
 
 func cluster(ctx context.Context, t *tally) error {
-	return goTest(ctx, t, ".", append([]string{"-p=1", "-vet=off", "-count=1", "-timeout=40m", "-tags=cluster"}, clusterPackages...)...)
+	for _, pkgs := range clusterPackages {
+		args := []string{"-p=2", "-vet=off", "-count=1", "-timeout=40m", "-tags=cluster"}
+		if err := goTest(ctx, t, ".", append(args, pkgs...)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// benchmarks comes last and alone, as who measures would have it.
+func benchmarks(ctx context.Context, t *tally) error {
+	return goTest(ctx, t, ".", "-vet=off", "-count=1", "-timeout=20m", "-tags=bench", "-run=^TestBenchmarksPage$", "./tools/docs")
 }
 
 func inVM(ctx context.Context, t *tally) error {

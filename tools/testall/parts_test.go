@@ -47,8 +47,8 @@ func TestPermitted(t *testing.T) {
 		chosen []string
 		ok     bool
 	}{
-		"root, everything":             {0, []string{"unit", "fuzz", "vm", "cluster"}, true},
-		"a plain user, everything":     {1000, []string{"unit", "fuzz", "vm", "cluster"}, false},
+		"root, everything":             {0, []string{"unit", "fuzz", "vm", "cluster", "bench"}, true},
+		"a plain user, everything":     {1000, []string{"unit", "fuzz", "vm", "cluster", "bench"}, false},
 		"a plain user, unit":           {1000, []string{"unit"}, false},
 		"a plain user, what any may":   {1000, []string{"fuzz", "vm", "cluster"}, true},
 		"a plain user, the fuzz tests": {1000, []string{"fuzz"}, true},
@@ -61,7 +61,7 @@ func TestPermitted(t *testing.T) {
 				}
 				return
 			}
-			if !errors.Is(err, errs.Denied) || !strings.Contains(err.Error(), "unit needs root") {
+			if !errors.Is(err, errs.Denied) || !strings.Contains(err.Error(), "root is needed for unit") {
 				t.Errorf("got %v", err)
 			}
 			for _, want := range []string{"sudo", "make test", "-parts fuzz,vm,cluster"} {

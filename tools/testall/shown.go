@@ -56,6 +56,7 @@ var shown = []proof{
 	{"TestFullDisk", "a full disk on a control node is said, and changes nothing"},
 	{"TestDevOnce", "make dev runs the example, says what this host cannot enforce, and leaves nothing behind"},
 	{"TestDevInterrupted", "nor does Ctrl-C while slices run"},
+	{"TestBenchmarksPage", "every group of benchmarks gives figures, and outputs that equal the peers'"},
 	{"TestImportMatrix", "the rooms of ARCHITECTURE.md"},
 	{"TestReproducible", "two users in two folders build the same programs and the same image, byte by byte"},
 	{"TestListing", "which holds what it should, with its modes, and nothing else"},
