@@ -40,12 +40,11 @@ type alpnListener struct {
 type stage struct {
 	config     *tls.Config
 	grpc, http *chanListener
-	open       atomic.Int64 // HTTP connections
-	most       int64        // of them
+	open       *shares // HTTP connections
 }
 
-func newStage(config *tls.Config, addr net.Addr, mostHTTP int64) *stage {
-	st := &stage{grpc: newChanListener(addr), http: newChanListener(addr), most: mostHTTP}
+func newStage(config *tls.Config, addr net.Addr, mostHTTP int) *stage {
+	st := &stage{grpc: newChanListener(addr), http: newChanListener(addr), open: newShares(mostHTTP, max(mostHTTP/4, 1))}
 	st.config = config.Clone()
 	st.config.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
 		c := config.Clone()
@@ -70,12 +69,9 @@ func (st *stage) serve(gs *grpc.Server, hs *http.Server, log *slog.Logger, other
 			}
 		})
 	}
-	hs.ConnState = func(_ net.Conn, state http.ConnState) {
-		switch state {
-		case http.StateNew:
-			st.open.Add(1)
-		case http.StateClosed, http.StateHijacked:
-			st.open.Add(-1)
+	hs.ConnState = func(c net.Conn, state http.ConnState) {
+		if state == http.StateClosed || state == http.StateHijacked {
+			st.open.give(c.RemoteAddr())
 		}
 	}
 	wg.Go(func() {
@@ -98,7 +94,9 @@ const (
 	protoGRPC = "h2"
 	protoHTTP = "http/1.1"
 
-	// maxHandshakes bounds unfinished handshakes; each costs a goroutine and a signature.
+	// maxHandshakes bounds unfinished handshakes; each costs a goroutine and a signature. One
+	// address has half of them at most, or the one that never finishes its own would keep
+	// every node out.
 	maxHandshakes = 256
 
 	// stopGrace is how long RPCs in progress may take to end by themselves.
@@ -128,6 +126,7 @@ func (l *alpnListener) run() {
 		return
 	}
 	slots := make(chan struct{}, maxHandshakes)
+	begun := newShares(maxHandshakes, maxHandshakes/2)
 	for {
 		conn, err := l.inner.Accept()
 		if err != nil {
@@ -149,8 +148,16 @@ func (l *alpnListener) run() {
 			conn.Close()
 			return
 		}
+		if !begun.take(conn.RemoteAddr()) {
+			conn.Close()
+			<-slots
+			continue
+		}
 		l.wg.Go(func() {
-			defer func() { <-slots }()
+			defer func() {
+				begun.give(conn.RemoteAddr())
+				<-slots
+			}()
 			l.serve(conn)
 		})
 	}
@@ -166,20 +173,22 @@ func (l *alpnListener) serve(conn net.Conn) {
 		l.refused(conn.RemoteAddr(), err)
 		return
 	}
-	to := st.http
-	switch {
-	case c.ConnectionState().NegotiatedProtocol == protoGRPC:
-		to = st.grpc
-	case st.open.Load() >= st.most:
-		c.Close() // it may not wait here: gRPC's would wait behind it
-		return
+	to := st.grpc
+	drop := func() { c.Close() }
+	if c.ConnectionState().NegotiatedProtocol != protoGRPC {
+		if !st.open.take(conn.RemoteAddr()) {
+			c.Close() // it may not wait here: gRPC's would wait behind it
+			return
+		}
+		to = st.http
+		drop = func() { st.open.give(conn.RemoteAddr()); c.Close() }
 	}
 	select {
 	case to.conns <- c:
 	case <-to.closed:
-		c.Close()
+		drop()
 	case <-l.ctx.Done():
-		c.Close()
+		drop()
 	}
 }
 

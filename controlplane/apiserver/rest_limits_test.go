@@ -191,7 +191,7 @@ func TestRESTLimits(t *testing.T) {
 // TestRESTConnectionLimit: one connection too many is closed, and gRPC does not notice.
 func TestRESTConnectionLimit(t *testing.T) {
 	c := newTestCluster(t)
-	c.tuneHTTP = func(l *rest.Limits) { l.Connections = 2 }
+	c.tuneHTTP = func(l *rest.Limits) { l.Connections = 8 } // a quarter of them for this address
 	n := c.bootstrap()
 	whoami := "GET /v1/whoami HTTP/1.1\r\nHost: n1\r\n\r\n"
 	ask := func() (*tls.Conn, error) {

@@ -22,9 +22,10 @@ type Limits struct {
 	Call     time.Duration // for a call that is no stream
 	Requests int           // at once
 
-	// Connections at once, give or take handshakes that end at the same moment. The listener
-	// holds it, because one more must not wait there.
-	Connections int64
+	// Connections at once, of which one address (with IPv6 one /64) has a quarter. The
+	// listener holds it, because one more must not wait there. A connection of HTTP/1.1 asks
+	// one thing at a time: no address has more than half of Requests.
+	Connections int
 }
 
 // DefaultLimits are those of a control node. A JSON body is as large as what Barn takes in
