@@ -8,6 +8,7 @@ import (
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/plan"
+	"github.com/runink/runink/pipeline/expr/ops"
 	"github.com/runink/runink/sdk"
 )
 
@@ -384,7 +385,7 @@ func (w *worker) rejects(b *block, m *sdk.Head) error {
 		switch {
 		case b.OnError == "skip":
 		case b.OnError == "fail" || len(b.rejected) == 0:
-			return w.r.blockError(b, rejectError(m, r))
+			return w.r.blockError(b, rejectError(m, r, w.r.job.Seal == nil || speaksFreely(b, r)))
 		default:
 			if err := w.deadLetter(b, b.rejected, m, r); err != nil {
 				return err
@@ -421,20 +422,35 @@ func (w *worker) deadLetter(b *block, to []*edge, m *sdk.Head, r *sdk.Reject) er
 	return nil
 }
 
-// rejectError is the failure of a run whose block has on_error=fail.
-func rejectError(m *sdk.Head, r *sdk.Reject) error {
+// speaksFreely says whether what was said of a row can be shown unsealed: a Go step's own
+// words, which its author chose, and what quotes nothing of the row. What is said of a field
+// that cannot be read or written, and a conversion of an expression, quote the cell.
+func speaksFreely(b *block, r *sdk.Reject) bool {
+	if r.Kind == sdk.KindStep {
+		return b.Step != nil && b.Step.Func != "" || !errors.Is(r.Err, ops.ErrConvert)
+	}
+	return r.Kind == sdk.KindDecode && r.Field == ""
+}
+
+// rejectError is the failure of a run whose block has on_error=fail. Unless words, it holds
+// nothing of the row: everybody who may see the run reads its reason.
+func rejectError(m *sdk.Head, r *sdk.Reject, words bool) error {
 	why := r.Kind
 	for _, s := range []string{r.Rule, r.Field} {
 		if s != "" {
 			why += " " + s
 		}
 	}
+	const exits = "send bad rows to a @dlq, or on_error=skip to count and drop them"
 	err := errs.E(errs.Invalid, "reject row", "%s", why)
-	if r.Err != nil {
+	if r.Err != nil && words {
 		err = errs.E(errs.Invalid, "reject row", "%s: %w", why, r.Err)
 	}
 	if r.Origin.Offset >= 0 {
 		err = err.At(fmt.Sprintf("%s at byte %d", m.Source, r.Origin.Offset))
 	}
-	return err.WithHint("send bad rows to a @dlq, or on_error=skip to count and drop them")
+	if r.Err != nil && !words {
+		return err.WithHint("what was wrong quotes the row and is not shown here, but sealed beside it in a dead letter: " + exits)
+	}
+	return err.WithHint(exits)
 }
