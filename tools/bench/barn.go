@@ -47,7 +47,7 @@ func barnGroup(ctx context.Context, b *bench) error {
 	if err != nil {
 		return err
 	}
-	for _, replicas := range pick(b, []int{1, 3}, []int{1}) {
+	for _, replicas := range []int{1, 3} {
 		if err := barnReplicas(ctx, b, etcd, replicas); err != nil {
 			return fmt.Errorf("%d replicas: %w", replicas, err)
 		}

@@ -29,18 +29,19 @@ import (
 // group is a set of figures that are taken together.
 type group struct {
 	name, what string
+	isolation  string // what is enforced on both sides, where its figures do not say
 	run        func(context.Context, *bench) error
 }
 
 // groups in the order in which they run.
 func groups() []group {
 	return []group{
-		{"rows", "JSON lines: filter, derive, write", rows},
-		{"launch", "from the decision to the first instruction in a sandbox", launch},
-		{"barn", "durable writes and linearizable reads", barnGroup},
-		{"schedule", "placing on simulated nodes", schedule},
-		{"system", "submit, run and finish on a cluster of one node", system},
-		{"boot", "from power-on to PID 1 and to Ready, in a virtual machine", boot},
+		{"rows", "JSON lines: filter, derive, write", "none: plain processes", rows},
+		{"launch", "from the decision to the first instruction in a sandbox", "", launch},
+		{"barn", "durable writes and linearizable reads", "none: plain processes on loopback", barnGroup},
+		{"schedule", "placing on simulated nodes", "none: a function that is called", schedule},
+		{"system", "submit, run and finish on a cluster of one node", "what make dev enforces on this host", system},
+		{"boot", "from power-on to PID 1 and to Ready, in a virtual machine", "a virtual machine each", boot},
 	}
 }
 
@@ -53,11 +54,17 @@ type bench struct {
 	quick   bool
 	rounds  int // 0: as the group likes
 	log     io.Writer
+	group   group // that runs
 	results []Result
 }
 
 // add takes a figure.
-func (b *bench) add(r Result) { b.results = append(b.results, r) }
+func (b *bench) add(r Result) {
+	if r.Isolation == "" {
+		r.Isolation = b.group.isolation
+	}
+	b.results = append(b.results, r)
+}
 
 // logf tells what is being done.
 func (b *bench) logf(format string, args ...any) { fmt.Fprintf(b.log, format+"\n", args...) }
@@ -103,7 +110,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	quick := fs.Bool("quick", false, "small sizes and few rounds: shows that it works, measures little")
 	rounds := fs.Int("rounds", 0, "rounds of each measurement; 0: as each group needs")
 	root := fs.String("root", ".", "folder of the repository, with bin/ built")
-	out := fs.String("out", "", "folder for results.json and plots; empty: build/bench")
+	out := fs.String("out", "", "folder for results.json and plots; empty: build/bench, and build/bench/quick for what measures little")
 	tmp := fs.String("tmp", "", "folder for data, on the disk to measure; empty: the system's")
 	keep := fs.Bool("keep", false, "leave the temporary folder")
 	if err := fs.Parse(args); err != nil {
@@ -133,6 +140,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	}()
 	if *out == "" {
 		*out = filepath.Join(abs, "build", "bench")
+		if *quick {
+			*out = filepath.Join(*out, "quick")
+		}
 	}
 	if err := os.MkdirAll(*out, 0o755); err != nil {
 		return err
@@ -140,6 +150,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	b := &bench{root: abs, dir: dir, out: *out, npm: filepath.Join(abs, "build", "bench", "npm"), quick: *quick, rounds: *rounds, log: stderr}
 	var all error
 	for _, g := range chosen {
+		b.group = g
 		b.logf("== %s: %s", g.name, g.what)
 		if err := g.run(ctx, b); err != nil {
 			all = errors.Join(all, fmt.Errorf("%s: %w", g.name, err))

@@ -54,6 +54,15 @@ func TestBenchmarksPage(t *testing.T) {
 	}
 }
 
+// peersOf are whom each group is measured against.
+var peersOf = map[string][]string{
+	"rows":   {"duckdb", "miller"},
+	"launch": {"fork+exec", "bwrap", "runc", "crun"},
+	"barn":   {"etcd"},
+	"system": {"srun", "sbatch"},
+	"boot":   {"idle init"},
+}
+
 // figures holds that a file of results has some of each group and nothing of another, and
 // that each says what the page promises.
 func figures(t *testing.T, file string, groups []string) {
@@ -66,7 +75,7 @@ func figures(t *testing.T, file string, groups []string) {
 	if err := json.Unmarshal(data, &results); err != nil {
 		t.Fatal(err)
 	}
-	seen := map[string]int{}
+	seen, peers := map[string]int{}, map[string]bool{}
 	for _, r := range results {
 		name, _ := r["name"].(string)
 		group, _, _ := strings.Cut(name, "/")
@@ -76,8 +85,20 @@ func figures(t *testing.T, file string, groups []string) {
 				t.Errorf("%s has no %s", name, key)
 			}
 		}
-		if v, _ := r["value"].(float64); v <= 0 {
-			t.Errorf("%s is %v", name, r["value"])
+		for _, key := range []string{"unit", "isolation", "note"} {
+			if s, _ := r[key].(string); s == "" {
+				t.Errorf("%s: %s is %v", name, key, r[key])
+			}
+		}
+		numbers := []string{"value"}
+		if peer, _ := r["peer"].(string); peer != "" {
+			peers[peer] = true
+			numbers = append(numbers, "peer_value", "ratio")
+		}
+		for _, key := range numbers {
+			if v, _ := r[key].(float64); v <= 0 {
+				t.Errorf("%s: %s is %v", name, key, r[key])
+			}
 		}
 	}
 	for _, g := range groups {
@@ -85,6 +106,11 @@ func figures(t *testing.T, file string, groups []string) {
 			t.Errorf("no figure of %s: %v", g, seen)
 		}
 		delete(seen, g)
+		for _, p := range peersOf[g] {
+			if !peers[p] {
+				t.Errorf("no figure of %s has %s beside it: %v", g, p, peers)
+			}
+		}
 	}
 	if len(seen) != 0 {
 		t.Errorf("figures of groups that were not asked for: %v", seen)
