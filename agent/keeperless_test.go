@@ -284,7 +284,7 @@ func TestLeaseIsRenewedDuringReconcile(t *testing.T) {
 	in := make(chan *apiv1.ControllerMessage, 2)
 	s := &session{
 		a: a, stream: messages{in: in}, welcome: &apiv1.Welcome{LeaseMs: 1000},
-		desired: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{},
+		desired: make(chan *apiv1.DesiredState, 1), dead: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

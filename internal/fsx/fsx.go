@@ -1,4 +1,5 @@
-// Package fsx holds the few file operations that must survive a power cut.
+// Package fsx holds the few file operations that must survive a power cut, or the death of
+// their process.
 package fsx
 
 import (
@@ -39,6 +40,17 @@ func WriteFileAtomic(path string, data []byte, mode os.FileMode) (err error) {
 		return err
 	}
 	return SyncDir(dir)
+}
+
+// ReplaceFile replaces path with data so that whenever its process dies, path holds the old
+// content or the new. It is for what means nothing after a reboot: a power cut may leave
+// anything. It writes path+".new" on the way, so a path has one writer at a time.
+func ReplaceFile(path string, data []byte, mode os.FileMode) error {
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, data, mode); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
 }
 
 // SyncDir makes the directory's entries durable.
