@@ -119,7 +119,11 @@ func (m *Manager) onPaper(v barn.View, principal string, spec *Spec) (*apiv1.Run
 	if err := p.load(v); err != nil {
 		return nil, err
 	}
-	placed, unplaced := scheduler.Place(p.st, groupsOf(spec, &st))
+	var groups []scheduler.Group
+	for i := range st.Regions {
+		groups = append(groups, groupOf(spec, i))
+	}
+	placed, unplaced := scheduler.Place(p.st, groups)
 	out, err := toRun(v, spec, &st, 0, true)
 	if err != nil {
 		return nil, err

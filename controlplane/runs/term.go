@@ -28,7 +28,7 @@ type term struct {
 	mu       sync.Mutex
 	sessions map[string]*session // by node
 
-	why waiting // what pending runs wait for
+	why *waiting // what pending runs wait for
 }
 
 // Lead runs the leader's loops until ctx, the leadership's, ends.
@@ -36,7 +36,7 @@ func (m *Manager) Lead(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	t := &term{
 		m: m, ctx: gctx, leases: newLeases(m.cfg.Timing), specs: &specCache{}, decisions: newDecisions(),
-		logs: newLogRelay(), sessions: map[string]*session{}, why: waiting{changed: make(chan struct{})},
+		logs: newLogRelay(), sessions: map[string]*session{}, why: newWaiting(),
 	}
 	// From here on a silent node's time runs: the barrier is behind us.
 	v, err := m.stale(ctx)
@@ -46,7 +46,7 @@ func (m *Manager) Lead(ctx context.Context) error {
 	if err := t.watchNodes(v, m.cfg.Clock.Now()); err != nil {
 		return err
 	}
-	p := &placer{t: t, rec: t.decisions}
+	p := &placer{t: t, why: t.why, rec: t.decisions}
 	g.Go(func() error { return p.run(gctx) })
 	g.Go(func() error { return t.expire(gctx) })
 	g.Go(func() error { return t.observe(gctx) })
@@ -208,27 +208,70 @@ func (c *specCache) get(r Reader, run string) (*Spec, error) {
 	return &s, nil
 }
 
-// waiting is what pending runs wait for, as of the last placement pass.
+// waiting is the scheduler's Queue, which the placement loop moves on and others ask what runs
+// wait for.
 type waiting struct {
 	mu      sync.Mutex
-	by      map[string][]scheduler.Unplaced
-	changed chan struct{} // closed and replaced at each change
+	queue   *scheduler.Queue
+	changed chan struct{} // closed and replaced when what is said of some run may have changed
 }
 
-func (w *waiting) set(all []scheduler.Unplaced) {
-	by := map[string][]scheduler.Unplaced{}
-	for _, u := range all {
-		by[u.Run] = append(by[u.Run], u)
-	}
+func newWaiting() *waiting {
+	return &waiting{queue: scheduler.NewQueue(), changed: make(chan struct{})}
+}
+
+// reset empties the queue.
+func (w *waiting) reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.by = by
-	close(w.changed)
-	w.changed = make(chan struct{})
+	w.queue = scheduler.NewQueue()
 }
 
+func (w *waiting) add(at int64, g scheduler.Group, free bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue.Add(at, g, free)
+}
+
+func (w *waiting) remove(run string, region int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue.Remove(run, region)
+}
+
+func (w *waiting) freed() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue.Freed()
+}
+
+// due reports whether a pass may place something. It tells those who wait for news of what
+// was added to what is known not to fit.
+func (w *waiting) due() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tell()
+	return w.queue.Due()
+}
+
+// pass is the Queue's.
+func (w *waiting) pass(st *scheduler.State) (asked []scheduler.Group, placed []scheduler.Placement, unplaced []scheduler.Unplaced) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer w.tell()
+	return w.queue.Pass(st)
+}
+
+func (w *waiting) tell() {
+	if w.queue.News() {
+		close(w.changed)
+		w.changed = make(chan struct{})
+	}
+}
+
+// of says what the pending regions of a run wait for, as of when they were last looked at.
 func (w *waiting) of(run string) ([]scheduler.Unplaced, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.by[run], w.changed
+	return w.queue.Why(run), w.changed
 }
