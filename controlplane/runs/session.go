@@ -60,8 +60,8 @@ type session struct {
 	seq      uint64 // of the newest report in pending
 	healthy  *bool  // as recorded; nil: not yet
 	knows    map[attemptKey]bool
-	acked    []attemptKey // not known to be forgotten by the agent
-	ackedTo  uint64       // how many were acknowledged so far, the last of acked included
+	acked    []attemptKey        // not known to be forgotten by the agent
+	ackedTo  uint64              // how many were acknowledged so far, the last of acked included
 	recorded map[attemptKey]bool // acked, as a set
 }
 

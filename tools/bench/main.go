@@ -52,7 +52,7 @@ type bench struct {
 	out     string // build/bench: results, plots
 	npm     string // folder whose node_modules has the peers that npm installs
 	quick   bool
-	rounds  int // 0: as the group likes
+	rounds  int   // 0: as the group likes
 	queued  []int // runs that wait in the system group, ascending
 	log     io.Writer
 	results []Result
