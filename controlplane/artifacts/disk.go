@@ -36,7 +36,7 @@ type disk struct {
 
 	mu      sync.Mutex
 	writing map[string]*turn
-	synced  map[string]bool // folders of blobs that are durable in their parent
+	synced  map[string]bool      // folders of blobs that are durable in their parent
 	opened  time.Time            // when this process began
 	young   map[string]time.Time // blobs that came or were promised since, and when; see discard
 }
