@@ -73,6 +73,8 @@ type Agent struct {
 	processID string
 	reporter  *reporter
 	cache     *cache
+	shelf     shelf
+	listing   listing
 
 	stopping atomic.Bool
 	// life is Run's context. Attempts live in it, not in the session that brought them:
@@ -297,7 +299,7 @@ func (a *Agent) reconcile(ctx context.Context, d *apiv1.DesiredState) error {
 	a.mu.Lock()
 	var unwanted []*attempt
 	for id, t := range a.attempts {
-		if want[id] == nil {
+		if want[id] == nil && !t.ended() {
 			unwanted = append(unwanted, t)
 		}
 	}
@@ -315,13 +317,6 @@ func (a *Agent) reconcile(ctx context.Context, d *apiv1.DesiredState) error {
 		}
 		if err := a.adopt(id, as); err != nil {
 			return err
-		}
-	}
-	// Last: cleaning up after the dead can take long, and must not hold up the living.
-	for _, k := range d.Acknowledged {
-		id := keeper.Key(k.Run, k.Slice, k.Epoch)
-		if err := a.forget(ctx, id); err != nil {
-			a.cfg.Log.Error("something of an ended slice is left; the next state tries again", "slice", id, "err", err)
 		}
 	}
 	return nil
@@ -346,40 +341,66 @@ func (a *Agent) adopt(id string, as *apiv1.SliceAssignment) error {
 	return a.start(t, as, "preparing")
 }
 
-// forget removes an ended attempt whose exit the leader has recorded. Its logs stay, within
-// their bound.
-func (a *Agent) forget(ctx context.Context, id string) error {
+// forgetAll removes the ended attempts that the leader has recorded, and reports whether
+// nothing of any is left: then the leader need not name them again.
+func (a *Agent) forgetAll(ctx context.Context, keys []*apiv1.SliceKey) bool {
+	all := true
+	for _, k := range keys {
+		id := keeper.Key(k.Run, k.Slice, k.Epoch)
+		gone, err := a.forget(ctx, id)
+		if err != nil && ctx.Err() == nil {
+			a.cfg.Log.Error("something of an ended slice is left; the next state tries again", "slice", id, "err", err)
+		}
+		all = all && gone
+	}
+	return all
+}
+
+// forget removes an ended attempt whose exit the leader has recorded, and reports whether it
+// did. Its logs stay, within their bound.
+func (a *Agent) forget(ctx context.Context, id string) (gone bool, err error) {
 	a.mu.Lock()
 	t := a.attempts[id]
 	a.mu.Unlock()
 	if t == nil {
-		return nil // a repeated acknowledgement
+		return true, nil // a repeated acknowledgement
 	}
-	select {
-	case <-t.done:
-	default:
-		return nil // acknowledged before we reported it: the leader has given it up
+	if !t.ended() {
+		return false, nil // acknowledged before we reported it: the leader has given it up
 	}
 	if err := a.cfg.Keeper.Ack(ctx, id); err != nil {
-		return err
+		return false, err
 	}
-	if as, err := t.assignment(); err == nil && as.Address != "" {
+	if as, err := t.assignment(); err == nil && leavesNode(as, a.cfg.Node) {
 		addr, err := netip.ParseAddr(as.Address)
 		if err != nil {
-			return err
+			return false, err
 		}
 		if err := a.cfg.Network.RemoveSlice(addr); err != nil {
-			return err
+			return false, err
 		}
 	}
+	t.mu.Lock()
+	t.dropping = true // no drop writes into the folder any more
+	t.mu.Unlock()
 	if err := os.RemoveAll(t.dir); err != nil {
-		return err
+		return false, err
 	}
 	a.mu.Lock()
 	delete(a.attempts, id)
 	a.mu.Unlock()
 	a.reporter.forget(id)
-	return a.pruneLogs()
+	return true, a.shelf.put(a, a.logDir(id))
+}
+
+// ended reports whether the attempt's exit is reported: nothing of it goes on.
+func (t *attempt) ended() bool {
+	select {
+	case <-t.done:
+		return true
+	default:
+		return false
+	}
 }
 
 // bundlesInUse names the bundles of the attempts, by hex digest.

@@ -42,7 +42,7 @@ type attempt struct {
 	logs map[string]*logStream
 
 	mu       sync.Mutex
-	dropping bool
+	dropping bool // or forgotten: the record is not to be written again
 	rec      record
 	status   *apiv1.SliceStatus
 }
@@ -69,7 +69,7 @@ func (t *attempt) save() error {
 	if err != nil {
 		return err
 	}
-	return fsx.WriteFileAtomic(filepath.Join(t.dir, recordFile), b, 0o600)
+	return fsx.ReplaceFile(filepath.Join(t.dir, recordFile), b, 0o600)
 }
 
 // update changes the record and saves it before anyone can see the change.
@@ -347,7 +347,10 @@ func (t *attempt) handle(up *slicechan.Up) error {
 // a running slice is killed. Its exit is still reported.
 func (t *attempt) drop(ctx context.Context, why string) {
 	t.mu.Lock()
-	first := !t.dropping // not the record: an agent may have died between it and the kill
+	if t.dropping { // not the record: an agent may have died between it and the kill
+		t.mu.Unlock()
+		return
+	}
 	t.dropping = true
 	if t.rec.Dropped == "" {
 		t.rec.Dropped = why
@@ -357,9 +360,6 @@ func (t *attempt) drop(ctx context.Context, why string) {
 	}
 	exited := t.rec.Exit != nil
 	t.mu.Unlock()
-	if !first {
-		return
-	}
 	t.log.Info("slice no longer wanted", "why", why)
 	if exited {
 		t.cancel() // what is left is storing its outputs

@@ -121,11 +121,12 @@ func (a *Agent) heldSlices(ctx context.Context) (map[string]bool, error) {
 	return held, err
 }
 
-// keeperSlice asks the keeper for one slice by List, which is cheap: one packet.
+// keeperSlice asks the keeper for one slice by List: one packet, and the same for all who ask
+// at the same time.
 func (a *Agent) keeperSlice(ctx context.Context, id string) (*keeper.Slice, error) {
 	var all []keeper.Slice
 	if err := a.askKeeper(ctx, "list slices", func() (err error) {
-		all, err = a.cfg.Keeper.List(ctx)
+		all, err = a.listing.get(func() ([]keeper.Slice, error) { return a.cfg.Keeper.List(a.life) })
 		return err
 	}); err != nil {
 		return nil, err
@@ -136,6 +137,42 @@ func (a *Agent) keeperSlice(ctx context.Context, id string) (*keeper.Slice, erro
 		}
 	}
 	return nil, errs.E(errs.NotFound, "find slice "+id, "the keeper does not know it")
+}
+
+// listing shares the keeper's answers. When many slices end at once, as many attempts ask, and
+// each answer names all of them.
+type listing struct {
+	turn sync.Mutex // held by who asks the keeper
+
+	mu   sync.Mutex
+	next *list // who comes now waits for this one
+}
+
+type list struct {
+	done   chan struct{}
+	slices []keeper.Slice // nobody writes to them
+	err    error
+}
+
+// get returns an answer to a question that was asked after get was called.
+func (l *listing) get(ask func() ([]keeper.Slice, error)) ([]keeper.Slice, error) {
+	l.mu.Lock()
+	if c := l.next; c != nil {
+		l.mu.Unlock()
+		<-c.done
+		return c.slices, c.err
+	}
+	c := &list{done: make(chan struct{})}
+	l.next = c
+	l.mu.Unlock()
+	l.turn.Lock()
+	defer l.turn.Unlock()
+	l.mu.Lock()
+	l.next = nil // from here on somebody may know more than the answer says
+	l.mu.Unlock()
+	defer close(c.done)
+	c.slices, c.err = ask()
+	return c.slices, c.err
 }
 
 func (a *Agent) keeperKnows(ctx context.Context, id string) (bool, error) {

@@ -253,7 +253,13 @@ func (d droppedAt) Invoke(ctx context.Context, m string, req, resp any, o ...grp
 // messages is a session's stream that brings what a test sends.
 type messages struct {
 	grpc.BidiStreamingClient[apiv1.AgentMessage, apiv1.ControllerMessage]
-	in chan *apiv1.ControllerMessage
+	in  chan *apiv1.ControllerMessage
+	out chan *apiv1.AgentMessage
+}
+
+func (m messages) Send(a *apiv1.AgentMessage) error {
+	m.out <- a
+	return nil
 }
 
 func (m messages) Recv() (*apiv1.ControllerMessage, error) {
@@ -284,7 +290,7 @@ func TestLeaseIsRenewedDuringReconcile(t *testing.T) {
 	in := make(chan *apiv1.ControllerMessage, 2)
 	s := &session{
 		a: a, stream: messages{in: in}, welcome: &apiv1.Welcome{LeaseMs: 1000},
-		desired: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{},
+		desired: make(chan *apiv1.DesiredState, 1), dead: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{},
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()

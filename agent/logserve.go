@@ -1,15 +1,12 @@
 package agent
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"io"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
-	"time"
 
 	apiv1 "github.com/runink/runink/api/runink/v1"
 	"github.com/runink/runink/internal/errs"
@@ -135,62 +132,4 @@ func (a *Agent) logOf(id, stream string) (*logStream, error) {
 	}
 	l.finish()
 	return l, nil
-}
-
-// pruneLogs keeps the logs of ended slices within their bound.
-func (a *Agent) pruneLogs() error {
-	root := filepath.Join(a.cfg.Dir, "logs")
-	entries, err := os.ReadDir(root)
-	if err != nil {
-		return err
-	}
-	type dir struct {
-		path  string
-		bytes int64
-		newer time.Time
-	}
-	var dirs []dir
-	var total int64
-	for _, e := range entries {
-		d := dir{path: filepath.Join(root, e.Name())}
-		files, err := os.ReadDir(d.path)
-		if err != nil {
-			return err
-		}
-		for _, f := range files {
-			fi, err := f.Info()
-			if errors.Is(err, os.ErrNotExist) {
-				continue // rotated away meanwhile
-			}
-			if err != nil {
-				return err
-			}
-			d.bytes += fi.Size()
-			if fi.ModTime().After(d.newer) {
-				d.newer = fi.ModTime()
-			}
-		}
-		total += d.bytes
-		dirs = append(dirs, d)
-	}
-	a.mu.Lock()
-	live := map[string]bool{}
-	for id := range a.attempts {
-		live[a.logDir(id)] = true
-	}
-	a.mu.Unlock()
-	slices.SortFunc(dirs, func(x, y dir) int { return cmp.Or(x.newer.Compare(y.newer), cmp.Compare(x.path, y.path)) })
-	for _, d := range dirs {
-		if total <= logBytes {
-			return nil
-		}
-		if live[d.path] {
-			continue
-		}
-		if err := os.RemoveAll(d.path); err != nil {
-			return err
-		}
-		total -= d.bytes
-	}
-	return nil
 }

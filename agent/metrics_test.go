@@ -28,6 +28,7 @@ func TestMetricsOfTwoAttempts(t *testing.T) {
 			}}
 		},
 	}.listen(t), quietNet{})
+	a.cfg.TimeScale = 60 // its limits on a client are of a machine that has the time
 	for epoch, id := range map[uint64]string{1: "r/s@1", 2: "r/s@2"} {
 		a.reporter.put(id, &apiv1.SliceStatus{Run: "r", Slice: "s", Epoch: epoch, Counts: map[string]*apiv1.BlockCount{
 			"in": {In: 10 * int64(epoch), Rejected: map[string]int64{"contract": int64(epoch)}},

@@ -61,7 +61,7 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 	if err != nil {
 		return cmp.Or(context.Cause(ctx), err)
 	}
-	s := &session{a: a, stream: stream, desired: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{}}
+	s := &session{a: a, stream: stream, desired: make(chan *apiv1.DesiredState, 1), dead: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{}}
 	hello, err := a.hello(ctx)
 	if err != nil {
 		return err
@@ -105,6 +105,7 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 		return err
 	})
 	run(s.reconcile)
+	run(s.forget)
 	run(s.silence)
 	<-ctx.Done()
 	ended := make(chan struct{})
@@ -134,6 +135,7 @@ type session struct {
 	sendMu  sync.Mutex
 	welcome *apiv1.Welcome
 	desired chan *apiv1.DesiredState // capacity 1, newest wins: each is whole
+	dead    chan *apiv1.DesiredState // the same, for what it acknowledges
 
 	mu       sync.Mutex
 	inFlight []reportSet // in order of sequence
@@ -250,6 +252,31 @@ func (s *session) reconcile(ctx context.Context) error {
 		select {
 		case d := <-s.desired:
 			if err := s.a.reconcile(ctx, d); err != nil {
+				return err
+			}
+			select {
+			case <-s.dead: // what it names, this one does too
+			default:
+			}
+			s.dead <- d
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// forget cleans up after the dead. That can take long, and must not hold up the living: it has
+// a goroutine of its own. The leader names an ended attempt until it hears that none is left.
+func (s *session) forget(ctx context.Context) error {
+	for {
+		select {
+		case d := <-s.dead:
+			if !s.a.forgetAll(ctx, d.Acknowledged) || d.AcknowledgedTo == 0 {
+				continue
+			}
+			if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Forgotten{
+				Forgotten: &apiv1.Forgotten{AcknowledgedTo: d.AcknowledgedTo},
+			}}); err != nil {
 				return err
 			}
 		case <-ctx.Done():

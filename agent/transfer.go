@@ -77,7 +77,11 @@ func (t *attempt) store(ctx context.Context, as *apiv1.SliceAssignment) error {
 	for b := range expected {
 		return errs.E(errs.Corrupt, "store outputs", "the slice reports no part of its output %q", b)
 	}
-	return t.update(func(r *record) { r.Stored = true })
+	// Not saved by itself: a new agent would find them stored.
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.rec.Stored = true
+	return nil
 }
 
 func (t *attempt) upload(ctx context.Context, herd string, p slicechan.Part) error {

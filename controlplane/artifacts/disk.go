@@ -36,6 +36,7 @@ type disk struct {
 
 	mu      sync.Mutex
 	writing map[string]*turn
+	synced  map[string]bool      // folders of blobs that are durable in their parent
 	opened  time.Time            // when this process began
 	young   map[string]time.Time // blobs that came or were promised since, and when; see discard
 }
@@ -85,7 +86,7 @@ func openDisk(dir string, reserve uint64) (*disk, error) {
 			return nil, errs.E(errs.Unavailable, "open blob store", "%w", err)
 		}
 	}
-	return &disk{dir: dir, reserve: reserve, idle: uploadIdle, writing: map[string]*turn{}, opened: time.Now(), young: map[string]time.Time{}}, nil
+	return &disk{dir: dir, reserve: reserve, idle: uploadIdle, writing: map[string]*turn{}, synced: map[string]bool{}, opened: time.Now(), young: map[string]time.Time{}}, nil
 }
 
 func hexOf(digest string) string { return strings.TrimPrefix(digest, "sha256:") }
@@ -305,17 +306,38 @@ func (w *writer) publish() error {
 	}
 	w.d.renew(w.digest) // before it is there to be discarded
 	final := w.d.path(w.digest)
-	if err := os.MkdirAll(filepath.Dir(final), 0o700); err != nil {
+	if err := w.d.folder(filepath.Dir(final)); err != nil {
 		return errs.E(errs.Unavailable, op, "%w", err)
 	}
 	if err := os.Rename(w.d.partial(w.digest), final); err != nil {
 		return errs.E(errs.Unavailable, op, "%w", err)
 	}
-	for _, dir := range []string{filepath.Dir(final), filepath.Join(w.d.dir, "blobs"), filepath.Join(w.d.dir, "partial")} {
-		if err := fsx.SyncDir(dir); err != nil {
-			return errs.E(errs.Unavailable, op, "%w", err)
-		}
+	// Not the folder it came from: a partial file that a power cut brings back is resumed, or
+	// begun again.
+	if err := fsx.SyncDir(filepath.Dir(final)); err != nil {
+		return errs.E(errs.Unavailable, op, "%w", err)
 	}
+	return nil
+}
+
+// folder makes a folder of blobs, durably. One that is there may have been made a moment ago,
+// by another upload or an earlier process, so what counts is what was synced by this one.
+func (d *disk) folder(path string) error {
+	d.mu.Lock()
+	done := d.synced[path]
+	d.mu.Unlock()
+	if done {
+		return nil
+	}
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return err
+	}
+	if err := fsx.SyncDir(filepath.Dir(path)); err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.synced[path] = true
 	return nil
 }
 

@@ -3,9 +3,7 @@ package runs
 import (
 	"context"
 
-	"github.com/runink/runink/controlplane/artifacts"
 	"github.com/runink/runink/controlplane/barn"
-	"github.com/runink/runink/internal/errs"
 )
 
 // Account is a run with its plan and what it has done, at any time of its life. Parts are
@@ -24,12 +22,7 @@ func (m *Manager) Account(ctx context.Context, v barn.View, id string) (Account,
 	if err != nil {
 		return Account{}, err
 	}
-	f, err := m.cfg.Blobs.Open(ctx, spec.BundleDigest)
-	if err != nil {
-		return Account{}, errs.Wrap(op, err)
-	}
-	defer f.Close()
-	p, err := artifacts.ReadPlan(f)
+	p, err := m.plan(ctx, op, spec.BundleDigest)
 	if err != nil {
 		return Account{}, err
 	}

@@ -12,10 +12,10 @@ type cancellation struct {
 
 // cancel ends a run at somebody's wish. A run that is being committed has succeeded but
 // for the record, and one that ended stays as it is.
-func cancel(tx *barn.Tx, m barn.Meta, p cancellation) (none, error) {
+func (h Hooks) cancel(tx *barn.Tx, m barn.Meta, p cancellation) (none, error) {
 	const op = "cancel run"
 	tx.Audit(map[string]string{"run": p.Run})
-	a, err := openRun(tx, m, op, p.Run)
+	a, err := h.openRun(tx, m, op, p.Run)
 	if err != nil {
 		return none{}, err
 	}
@@ -39,9 +39,9 @@ type failure struct {
 	Hint   string `json:"hint,omitempty"`
 }
 
-func failRun(tx *barn.Tx, m barn.Meta, p failure) (none, error) {
+func (h Hooks) failRun(tx *barn.Tx, m barn.Meta, p failure) (none, error) {
 	tx.Audit(map[string]string{"run": p.Run, "reason": p.Reason})
-	a, err := openRun(tx, m, "fail run", p.Run)
+	a, err := h.openRun(tx, m, "fail run", p.Run)
 	if err != nil || a.st.Final() {
 		return none{}, err
 	}
@@ -60,10 +60,10 @@ type eviction struct {
 }
 
 // evict stops a region's attempt so that it is placed again. It counts as nobody's failure.
-func evict(tx *barn.Tx, m barn.Meta, p eviction) (none, error) {
+func (h Hooks) evict(tx *barn.Tx, m barn.Meta, p eviction) (none, error) {
 	const op = "evict region"
 	tx.Audit(map[string]string{"run": p.Run, "why": p.Why})
-	a, err := openRun(tx, m, op, p.Run)
+	a, err := h.openRun(tx, m, op, p.Run)
 	if err != nil {
 		return none{}, err
 	}
@@ -81,9 +81,9 @@ func evict(tx *barn.Tx, m barn.Meta, p eviction) (none, error) {
 	return none{}, a.save()
 }
 
-func openRun(tx *barn.Tx, m barn.Meta, op, run string) (*attempts, error) {
+func (h Hooks) openRun(tx *barn.Tx, m barn.Meta, op, run string) (*attempts, error) {
 	if _, _, err := mustRun(tx, op, run); err != nil {
 		return nil, err
 	}
-	return openAttempts(tx, m.Time, run)
+	return h.openAttempts(tx, m.Time, run)
 }

@@ -72,7 +72,7 @@ func (h Hooks) nodeSession(tx *barn.Tx, m barn.Meta, p nodeHello) (none, error) 
 	for _, k := range p.Known {
 		known[k] = true
 	}
-	return none{}, loseSlices(tx, m, p.Node, func(run, slice string, pl Placed, s SliceState) string {
+	return none{}, h.loseSlices(tx, m, p.Node, func(run, slice string, pl Placed, s SliceState) string {
 		switch {
 		case pl.Boot != p.Boot:
 			return "the node was started again"
@@ -84,7 +84,7 @@ func (h Hooks) nodeSession(tx *barn.Tx, m barn.Meta, p nodeHello) (none, error) 
 }
 
 // loseSlices marks the attempts on a node as lost that why has a reason for.
-func loseSlices(tx *barn.Tx, m barn.Meta, node string, why func(run, slice string, p Placed, s SliceState) string) error {
+func (h Hooks) loseSlices(tx *barn.Tx, m barn.Meta, node string, why func(run, slice string, p Placed, s SliceState) string) error {
 	type lost struct{ run, slice, why string }
 	var all []lost
 	err := each(tx, placedPrefix+node+"/", func(key string, p Placed) error {
@@ -109,7 +109,7 @@ func loseSlices(tx *barn.Tx, m barn.Meta, node string, why func(run, slice strin
 		if !ok || s.Phase == SliceExited || s.Phase == SlicePending || s.Node != node {
 			continue
 		}
-		a, err := openAttempts(tx, m.Time, l.run)
+		a, err := h.openAttempts(tx, m.Time, l.run)
 		if err != nil {
 			return err
 		}
@@ -157,7 +157,7 @@ type nodeGone struct {
 }
 
 // nodeLost gives a node up. Everything placed there in that boot is dead by the lease.
-func nodeLost(tx *barn.Tx, m barn.Meta, p nodeGone) (none, error) {
+func (h Hooks) nodeLost(tx *barn.Tx, m barn.Meta, p nodeGone) (none, error) {
 	tx.Audit(map[string]string{"node": p.Node, "boot": p.Boot, "why": p.Why})
 	ns, ok, err := load[NodeState](tx, nodePrefix+p.Node)
 	if err != nil || !ok || ns.Boot != p.Boot {
@@ -167,7 +167,7 @@ func nodeLost(tx *barn.Tx, m barn.Meta, p nodeGone) (none, error) {
 	if err := store(tx, nodePrefix+p.Node, ns); err != nil {
 		return none{}, err
 	}
-	return none{}, loseSlices(tx, m, p.Node, func(string, string, Placed, SliceState) string { return p.Why })
+	return none{}, h.loseSlices(tx, m, p.Node, func(string, string, Placed, SliceState) string { return p.Why })
 }
 
 // draining is the payload of CmdNodeDrain.

@@ -1,6 +1,7 @@
 package runs
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -32,10 +33,11 @@ type placingResult struct {
 // leaves it pending. One refused group does not refuse the others.
 func (h Hooks) place(tx *barn.Tx, m barn.Meta, p placing) (placingResult, error) {
 	res := placingResult{Refused: make([]string, len(p.Groups))}
+	used := map[string]scheduler.Resources{} // by node, with what this entry has placed
 	detail := map[string]string{}
 	for i := range p.Groups {
 		g := &p.Groups[i]
-		why, err := h.placeGroup(tx, m, g)
+		why, err := h.placeGroup(tx, m, g, used)
 		if err != nil {
 			return res, err
 		}
@@ -49,12 +51,15 @@ func (h Hooks) place(tx *barn.Tx, m barn.Meta, p placing) (placingResult, error)
 	return res, nil
 }
 
-func (h Hooks) placeGroup(tx *barn.Tx, m barn.Meta, g *placedGroup) (string, error) {
-	spec, ok, err := load[Spec](tx, specPrefix+g.Run)
-	if err != nil || !ok {
-		return "the run is gone", err
+func (h Hooks) placeGroup(tx *barn.Tx, m barn.Meta, g *placedGroup, used map[string]scheduler.Resources) (string, error) {
+	spec, err := h.specs.get(tx, g.Run)
+	if errors.Is(err, errs.NotFound) {
+		return "the run is gone", nil
 	}
-	a, err := openAttempts(tx, m.Time, g.Run)
+	if err != nil {
+		return "", err
+	}
+	a, err := h.openAttempts(tx, m.Time, g.Run)
 	if err != nil {
 		return "", err
 	}
@@ -65,15 +70,16 @@ func (h Hooks) placeGroup(tx *barn.Tx, m barn.Meta, g *placedGroup) (string, err
 	if r.Phase != RegionPending || r.Epoch != g.Epoch {
 		return fmt.Sprintf("the region is %s at epoch %d", r.Phase, r.Epoch), nil
 	}
-	if why := wholeRegion(&spec, g); why != "" {
+	if why := wholeRegion(spec, g); why != "" {
 		return why, nil
 	}
-	if why, err := h.fits(tx, &spec, g); why != "" || err != nil {
+	if why, err := h.fits(tx, spec, g, used); why != "" || err != nil {
 		return why, err
 	}
 	r.Phase = RegionPlaced
 	for _, as := range g.Assign {
-		if err := h.placeSlice(tx, &spec, g, as); err != nil {
+		used[as.Node] = used[as.Node].Plus(spec.slice(as.Slice).Needs)
+		if err := h.placeSlice(tx, spec, g, as); err != nil {
 			return "", err
 		}
 	}
@@ -99,7 +105,7 @@ func wholeRegion(spec *Spec, g *placedGroup) string {
 }
 
 // fits checks nodes, capacities, labels and the herd's quota, in the group's order.
-func (h Hooks) fits(tx *barn.Tx, spec *Spec, g *placedGroup) (string, error) {
+func (h Hooks) fits(tx *barn.Tx, spec *Spec, g *placedGroup, used map[string]scheduler.Resources) (string, error) {
 	var total scheduler.Resources
 	adds := map[string]scheduler.Resources{}
 	for _, as := range g.Assign {
@@ -125,15 +131,13 @@ func (h Hooks) fits(tx *barn.Tx, spec *Spec, g *placedGroup) (string, error) {
 				return fmt.Sprintf("node %s lacks the label %s", as.Node, l), nil
 			}
 		}
-		used, seen := adds[as.Node]
-		if !seen {
-			if used, err = usedOn(tx, as.Node); err != nil {
+		if _, seen := used[as.Node]; !seen {
+			if used[as.Node], err = usedOn(tx, as.Node); err != nil {
 				return "", err
 			}
 		}
-		used, total = used.Plus(s.Needs), total.Plus(s.Needs)
-		adds[as.Node] = used
-		if d := exceeds(used, ns.Capacity, false); d != "" {
+		adds[as.Node], total = adds[as.Node].Plus(s.Needs), total.Plus(s.Needs)
+		if d := exceeds(used[as.Node].Plus(adds[as.Node]), ns.Capacity, false); d != "" {
 			return fmt.Sprintf("node %s has not enough %s left", as.Node, d), nil
 		}
 	}
@@ -141,11 +145,11 @@ func (h Hooks) fits(tx *barn.Tx, spec *Spec, g *placedGroup) (string, error) {
 	if err != nil || !ok {
 		return "the herd is gone", err
 	}
-	used, _, err := load[scheduler.Resources](tx, herdUsedPrefix+spec.Herd)
+	herd, _, err := load[scheduler.Resources](tx, herdUsedPrefix+spec.Herd)
 	if err != nil {
 		return "", err
 	}
-	if d := exceeds(used.Plus(total), quota, true); d != "" {
+	if d := exceeds(herd.Plus(total), quota, true); d != "" {
 		return fmt.Sprintf("herd %s has not enough %s left", spec.Herd, d), nil
 	}
 	return "", nil

@@ -29,7 +29,7 @@ type sliceReport struct {
 
 // status records a report. What is about an attempt that is not the present one on that
 // node and boot is dropped: its exit is known already, or its epoch is over.
-func status(tx *barn.Tx, m barn.Meta, p statusReport) (none, error) {
+func (h Hooks) status(tx *barn.Tx, m barn.Meta, p statusReport) (none, error) {
 	byRun := map[string]*attempts{}
 	var order []*attempts
 	for _, r := range p.Slices {
@@ -42,7 +42,7 @@ func status(tx *barn.Tx, m barn.Meta, p statusReport) (none, error) {
 		}
 		a := byRun[r.Run]
 		if a == nil {
-			if a, err = openAttempts(tx, m.Time, r.Run); err != nil {
+			if a, err = h.openAttempts(tx, m.Time, r.Run); err != nil {
 				return none{}, err
 			}
 			byRun[r.Run] = a

@@ -32,20 +32,23 @@ type Hooks struct {
 	// Committed records the lineage of a run in the entry that commits it. record is what
 	// Config.Lineage made of the run before it was proposed.
 	Committed func(tx *barn.Tx, m barn.Meta, record json.RawMessage) error
+
+	specs *specCache
 }
 
 // Register adds the package's commands to a registry.
 func Register(reg *barn.Registry, h Hooks) {
+	h.specs = &specCache{}
 	reg.Handle(CmdSubmit, 1, handler(h.submit))
 	reg.Handle(CmdPlace, 1, handler(h.place))
-	reg.Handle(CmdStatus, 1, handler(status), barn.Unaudited())
+	reg.Handle(CmdStatus, 1, handler(h.status), barn.Unaudited())
 	reg.Handle(CmdCommit, 1, handler(h.commit))
-	reg.Handle(CmdCancel, 1, handler(cancel))
-	reg.Handle(CmdEvict, 1, handler(evict))
-	reg.Handle(CmdFail, 1, handler(failRun))
+	reg.Handle(CmdCancel, 1, handler(h.cancel))
+	reg.Handle(CmdEvict, 1, handler(h.evict))
+	reg.Handle(CmdFail, 1, handler(h.failRun))
 	reg.Handle(CmdNodeSession, 1, handler(h.nodeSession))
 	reg.Handle(CmdNodeHealth, 1, handler(nodeHealth))
-	reg.Handle(CmdNodeLost, 1, handler(nodeLost))
+	reg.Handle(CmdNodeLost, 1, handler(h.nodeLost))
 	reg.Handle(CmdNodeDrain, 1, handler(h.nodeDrain))
 	reg.Handle(CmdNodeLabel, 1, handler(h.nodeLabel))
 }

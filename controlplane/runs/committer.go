@@ -1,6 +1,7 @@
 package runs
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -8,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/runink/runink/controlplane/artifacts"
 	"github.com/runink/runink/controlplane/barn"
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/fault"
@@ -38,6 +38,9 @@ func (c *committer) all(ctx context.Context, v barn.View) {
 
 // changed looks at a run's new state.
 func (c *committer) changed(ctx context.Context, run string, data []byte) {
+	if !bytes.Contains(data, []byte(RunCommitting)) {
+		return // as most are: not worth decoding
+	}
 	var st State
 	if err := json.Unmarshal(data, &st); err != nil {
 		c.t.m.log.Error("state of a run cannot be read", "run", run, "err", err)
@@ -124,12 +127,7 @@ func (m *Manager) commit(ctx context.Context, run string) error {
 }
 
 func (m *Manager) lineage(ctx context.Context, r Reader, spec Spec, parts []Part) (json.RawMessage, error) {
-	f, err := m.cfg.Blobs.Open(ctx, spec.BundleDigest)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	p, err := artifacts.ReadPlan(f)
+	p, err := m.plan(ctx, "record lineage", spec.BundleDigest)
 	if err != nil {
 		return nil, err
 	}

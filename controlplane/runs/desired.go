@@ -21,7 +21,7 @@ import (
 // the older view still wants, and the agent would forget it and start it again.
 func (s *session) desired(ctx context.Context) (*apiv1.DesiredState, error) {
 	s.mu.Lock()
-	acked := slices.Clone(s.acked)
+	acked, to := slices.Clone(s.acked), s.ackedTo
 	s.mu.Unlock()
 	v, err := s.t.m.stale(ctx)
 	if err != nil {
@@ -66,7 +66,7 @@ func (s *session) desired(ctx context.Context) (*apiv1.DesiredState, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.Drain = ns.Draining
+	d.Drain, d.AcknowledgedTo = ns.Draining, to
 	for _, k := range acked {
 		d.Acknowledged = append(d.Acknowledged, &apiv1.SliceKey{Run: k.Run, Slice: k.Slice, Epoch: k.Epoch})
 	}

@@ -190,6 +190,7 @@ func (m *machine) check(t *rapid.T, after string) {
 // contradicting ones, and checks the tables after each.
 func TestMachineHoldsItsInvariants(t *testing.T) {
 	m := newMachine(t)
+	f := newFollower(t, m)
 	fewer(t, "20") // each has some hundred commands, and each command an fsync
 	serial := 0
 	rapid.Check(t, func(t *rapid.T) {
@@ -211,7 +212,11 @@ func TestMachineHoldsItsInvariants(t *testing.T) {
 		}
 		anyNode := rapid.SampledFrom(testNodes)
 		t.Repeat(map[string]func(*rapid.T){
-			"": func(t *rapid.T) { m.check(t, "a command") },
+			"": func(t *rapid.T) {
+				m.check(t, "a command")
+				f.check(t)
+			},
+			"pass": f.pass,
 			"submit": func(t *rapid.T) {
 				serial++
 				s := Spec{ID: fmt.Sprintf("r%d", serial), Name: "t", Herd: "h", BundleDigest: testBundle, Regions: rapid.IntRange(1, 2).Draw(t, "regions")}
@@ -232,7 +237,11 @@ func TestMachineHoldsItsInvariants(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					for _, g := range groupsOf(&spec, &st) {
+					for i, r := range st.Regions {
+						if r.Phase != RegionPending {
+							continue
+						}
+						g := groupOf(&spec, i)
 						pg := placedGroup{Run: id, Region: g.Region, Epoch: st.Regions[g.Region].Epoch - uint64(rapid.IntRange(0, 8).Draw(t, "late")/8)}
 						for _, s := range g.Slices {
 							pg.Assign = append(pg.Assign, scheduler.Assignment{Slice: s.Name, Node: anyNode.Draw(t, "node")})

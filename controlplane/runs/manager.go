@@ -68,6 +68,9 @@ type Manager struct {
 	cfg Config
 	log *slog.Logger
 
+	specs specCache
+	plans planCache
+
 	mu   sync.Mutex
 	term *term // nil: this replica does not lead
 }

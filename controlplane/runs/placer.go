@@ -1,7 +1,6 @@
 package runs
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,19 +13,33 @@ import (
 	"github.com/runink/runink/internal/errs"
 )
 
-// placer is the placement loop: one goroutine that keeps the scheduler's State equal to
-// Barn by its events, and proposes what Place decides. The state machine validates each
-// group again, so a State that is behind costs a refused group and nothing else.
+// placer is the placement loop: one goroutine that keeps the scheduler's State and Queue
+// equal to Barn by its events, and proposes what a pass of the Queue decides. The state
+// machine validates each group again, so a State that is behind costs a refused group and
+// nothing else.
+//
+// What it does at an event depends on what the event changed, not on how much waits: it
+// remembers of a waiting run no more than its groups and their epochs.
 type placer struct {
 	t   *term
 	st  *scheduler.State
+	why *waiting   // the Queue, which others read too
 	rec *decisions // what is told to st and decided is noted there; nil: it is not
 
-	nodes   map[string]NodeState
-	members map[string]Member
-	live    map[string]*State            // runs that are not final
-	specs   map[string]*Spec             // of live runs that a pass has looked at
-	placed  map[string]map[string]Placed // node → run/slice
+	nodes    map[string]NodeState
+	members  map[string]Member
+	draining map[string]bool
+	placed   map[string]map[string]Placed // node → run/slice
+	waits    map[regionKey]uint64         // the epochs of what is in the Queue
+	// proposed are the epochs that an accepted entry placed, until an event says so: in between
+	// come events from before that entry, to which they still wait.
+	proposed map[regionKey]uint64
+}
+
+// regionKey is a region of a run.
+type regionKey struct {
+	run    string
+	region int
 }
 
 // Limits of one entry, and of how fast a drain may stop work.
@@ -55,12 +68,12 @@ func (p *placer) run(ctx context.Context) error {
 	}
 }
 
-// follow applies events and places after each relevant batch. It returns nil when the
-// state has to be read again.
+// follow applies events and places after each batch that may let something be placed. It
+// returns nil when the state has to be read again.
 func (p *placer) follow(ctx context.Context, w *barn.Watcher) error {
-	again := true
+	drain, again := true, false
 	for {
-		if again {
+		if drain || again || p.why.due() {
 			var err error
 			if again, err = p.pass(ctx); err != nil {
 				p.t.m.log.Warn("placement failed, trying again", "err", err)
@@ -73,6 +86,14 @@ func (p *placer) follow(ctx context.Context, w *barn.Watcher) error {
 		}
 		evs, _, err := w.Next(wctx)
 		cancel()
+		drain = false
+		for err == nil && len(evs) > 0 { // all there are: a pass on half of them would be refused
+			var freed bool
+			if freed, err = p.apply(evs); err == nil {
+				drain = drain || freed
+				evs, _, err = w.Poll()
+			}
+		}
 		switch {
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -81,17 +102,10 @@ func (p *placer) follow(ctx context.Context, w *barn.Watcher) error {
 		case err != nil:
 			return err
 		}
-		for _, e := range evs {
-			relevant, err := p.apply(e)
-			if err != nil {
-				return err
-			}
-			again = again || relevant
-		}
 	}
 }
 
-// tell changes the State.
+// tell changes the State, by no more than a Use.
 func (p *placer) tell(c change) {
 	c(p.st)
 	if p.rec != nil {
@@ -99,14 +113,23 @@ func (p *placer) tell(c change) {
 	}
 }
 
-// load builds the state from scratch.
+// free changes the State in a way that may let something fit that did not.
+func (p *placer) free(c change) {
+	p.tell(c)
+	if p.why != nil {
+		p.why.freed()
+	}
+}
+
+// load builds the state from scratch, and with why the queue.
 func (p *placer) load(v barn.View) error {
 	p.st = scheduler.NewState()
 	if p.rec != nil {
 		p.rec.told(nil)
 	}
-	p.nodes, p.members = map[string]NodeState{}, map[string]Member{}
-	p.live, p.specs, p.placed = map[string]*State{}, map[string]*Spec{}, map[string]map[string]Placed{}
+	p.nodes, p.members, p.draining = map[string]NodeState{}, map[string]Member{}, map[string]bool{}
+	p.placed = map[string]map[string]Placed{}
+	p.waits, p.proposed = map[regionKey]uint64{}, map[regionKey]uint64{}
 	members, err := p.t.m.cfg.Directory.Nodes(v)
 	if err != nil {
 		return err
@@ -114,7 +137,12 @@ func (p *placer) load(v barn.View) error {
 	for _, m := range members {
 		p.members[m.Name] = m
 	}
-	for _, prefix := range []string{"/herds/", nodePrefix, livePrefix, placedPrefix} {
+	prefixes := []string{"/herds/", nodePrefix, placedPrefix}
+	if p.why != nil {
+		p.why.reset()
+		prefixes = append(prefixes, livePrefix)
+	}
+	for _, prefix := range prefixes {
 		v.Range(prefix, func(key string, val barn.Value) bool {
 			if prefix == livePrefix {
 				key = statePrefix + strings.TrimPrefix(key, livePrefix)
@@ -130,19 +158,29 @@ func (p *placer) load(v barn.View) error {
 	return nil
 }
 
-func (p *placer) apply(e barn.Event) (bool, error) {
+// apply takes over events and reports whether something may have to be moved off a node.
+func (p *placer) apply(evs []barn.Event) (drain bool, err error) {
 	v, err := p.t.m.stale(p.t.ctx)
 	if err != nil {
 		return false, err
 	}
-	return p.applyIn(v, e)
+	for _, e := range evs {
+		d, err := p.applyIn(v, e)
+		if err != nil {
+			return false, err
+		}
+		drain = drain || d
+	}
+	return drain, nil
 }
 
-// applyIn takes over one changed key and reports whether it may let something be placed.
-func (p *placer) applyIn(v barn.View, e barn.Event) (bool, error) {
+// applyIn takes over one changed key and reports whether it may let the next slice be moved
+// off a node that is drained.
+func (p *placer) applyIn(v barn.View, e barn.Event) (drain bool, err error) {
 	switch key := e.Key; {
 	case strings.HasPrefix(key, placedPrefix):
-		return e.Deleted, p.applyPlaced(v, e)
+		node, _, _ := splitPlaced(key)
+		return p.draining[node], p.applyPlaced(v, e)
 	case strings.HasPrefix(key, nodePrefix):
 		name := strings.TrimPrefix(key, nodePrefix)
 		var ns NodeState
@@ -153,10 +191,15 @@ func (p *placer) applyIn(v barn.View, e barn.Event) (bool, error) {
 		}
 		before, had := p.nodes[name]
 		p.nodes[name] = ns
-		p.setNode(name)
 		// A placement moves NextAddress only: nothing that placing could use.
-		before.NextAddress = ns.NextAddress
-		return !had || !sameJSON(before, ns), nil
+		if before.NextAddress = ns.NextAddress; had && sameJSON(before, ns) {
+			return false, nil
+		}
+		if p.draining[name] = true; !ns.Draining {
+			delete(p.draining, name)
+		}
+		p.setNode(name)
+		return ns.Draining, nil
 	case strings.HasPrefix(key, "/nodes/"):
 		name := strings.TrimPrefix(key, "/nodes/")
 		m, ok, err := p.t.m.cfg.Directory.Node(v, name)
@@ -167,25 +210,57 @@ func (p *placer) applyIn(v barn.View, e barn.Event) (bool, error) {
 			delete(p.members, name)
 		}
 		p.setNode(name)
-		return true, nil
+		return false, nil
 	case strings.HasPrefix(key, "/herds/"):
 		name := strings.TrimPrefix(key, "/herds/")
 		quota, _, err := p.t.m.cfg.Directory.Herd(v, name)
-		p.tell(func(st *scheduler.State) { st.SetHerd(name, quota) })
-		return true, err
-	case strings.HasPrefix(key, statePrefix):
-		id := strings.TrimPrefix(key, statePrefix)
-		st := &State{}
-		if err := json.Unmarshal(e.Value.Data, st); err != nil {
+		p.free(func(st *scheduler.State) { st.SetHerd(name, quota) })
+		return false, err
+	case strings.HasPrefix(key, statePrefix) && p.why != nil:
+		var st State
+		if err := json.Unmarshal(e.Value.Data, &st); err != nil {
 			return false, errs.E(errs.Corrupt, "read table", "%w", err).WithField(key)
 		}
-		if p.live[id] = st; st.Final() {
-			delete(p.live, id)
-			delete(p.specs, id)
-		}
-		return true, nil
+		return false, p.applyRun(v, strings.TrimPrefix(key, statePrefix), &st)
 	}
 	return false, nil
+}
+
+// applyRun makes the Queue have the regions of a run that wait.
+func (p *placer) applyRun(v barn.View, run string, st *State) error {
+	for i, r := range st.Regions {
+		k := regionKey{run, i}
+		if st.Final() || r.Phase != RegionPending {
+			delete(p.proposed, k)
+			if _, ok := p.waits[k]; ok {
+				delete(p.waits, k)
+				p.why.remove(run, i)
+			}
+			continue
+		}
+		if p.proposed[k] == r.Epoch {
+			continue
+		}
+		delete(p.proposed, k)
+		if err := p.wait(v, k, r.Epoch); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wait puts a region into the Queue.
+func (p *placer) wait(v barn.View, k regionKey, epoch uint64) error {
+	_, there := p.waits[k]
+	if p.waits[k] = epoch; there {
+		return nil
+	}
+	spec, err := p.t.specs.get(v, k.run)
+	if err != nil {
+		return err
+	}
+	p.why.add(spec.Submitted.UnixNano(), groupOf(spec, k.region), spec.free())
+	return nil
 }
 
 func sameJSON(a, b any) bool {
@@ -198,18 +273,18 @@ func (p *placer) setNode(name string) {
 	ns, known := p.nodes[name]
 	m, admitted := p.members[name]
 	if !known || !admitted || !m.Worker || ns.Boot == "" {
-		p.tell(func(st *scheduler.State) { st.RemoveNode(name) })
+		p.free(func(st *scheduler.State) { st.RemoveNode(name) })
 		return
 	}
 	n := scheduler.Node{Name: name, Capacity: ns.Capacity, Labels: ns.AllLabels(name), Excluded: ns.Excluded()}
-	p.tell(func(st *scheduler.State) { st.SetNode(n) })
+	p.free(func(st *scheduler.State) { st.SetNode(n) })
 }
 
 func (p *placer) applyPlaced(v barn.View, e barn.Event) error {
 	node, run, slice := splitPlaced(e.Key)
 	if e.Deleted {
 		delete(p.placed[node], run+"/"+slice)
-		p.tell(func(st *scheduler.State) { st.Release(run, slice) })
+		p.free(func(st *scheduler.State) { st.Release(run, slice) })
 		return nil
 	}
 	var pl Placed
@@ -236,87 +311,83 @@ func toPlace(s *SliceSpec) scheduler.Slice {
 	}
 }
 
-// groupsOf lists the pending regions of a run.
-func groupsOf(spec *Spec, st *State) []scheduler.Group {
-	var out []scheduler.Group
-	for i, r := range st.Regions {
-		if r.Phase != RegionPending {
-			continue
+// groupOf is a region as the scheduler sees it.
+func groupOf(spec *Spec, region int) scheduler.Group {
+	g := scheduler.Group{Run: spec.ID, Region: region, Herd: spec.Herd}
+	for i := range spec.Slices {
+		if spec.Slices[i].Region == region {
+			g.Slices = append(g.Slices, toPlace(&spec.Slices[i]))
 		}
-		g := scheduler.Group{Run: spec.ID, Region: i, Herd: spec.Herd}
-		for j := range spec.Slices {
-			if spec.Slices[j].Region == i {
-				g.Slices = append(g.Slices, toPlace(&spec.Slices[j]))
-			}
-		}
-		out = append(out, g)
 	}
-	return out
+	return g
 }
 
-// pass places what is pending, oldest run first, and moves what is on draining nodes.
-// again: a group was refused, so the state is behind.
+// free reports whether what is placed of one region says nothing about where the slices of
+// another may go.
+func (s *Spec) free() bool {
+	return s.Regions == 1 || !slices.ContainsFunc(s.Slices, func(sl SliceSpec) bool {
+		return sl.Spread || sl.Domain != "" || len(sl.Colocate) > 0
+	})
+}
+
+// pass places what may have found a place, oldest run first, and moves what is on draining
+// nodes. again: a group was refused, so the state is behind.
 func (p *placer) pass(ctx context.Context) (again bool, err error) {
-	v, err := p.t.m.stale(ctx)
-	if err != nil {
-		return false, err
-	}
 	if err := p.drain(ctx); err != nil {
 		return false, err
 	}
-	var specs []*Spec
-	for id := range p.live {
-		// Not by the term's cache alone: it is bounded, every pass looks at all, and a queue
-		// that is longer than the bound would be decoded again each time.
-		s := p.specs[id]
-		if s == nil {
-			if s, err = p.t.specs.get(v, id); err != nil {
-				return false, err
-			}
-			p.specs[id] = s
-		}
-		specs = append(specs, s)
-	}
-	slices.SortFunc(specs, func(a, b *Spec) int {
-		return cmp.Or(a.Submitted.Compare(b.Submitted), cmp.Compare(a.ID, b.ID))
-	})
-	var groups []scheduler.Group
-	for _, s := range specs {
-		groups = append(groups, groupsOf(s, p.live[s.ID])...)
-	}
-	placed, unplaced := scheduler.Place(p.st, groups)
+	asked, placed, unplaced := p.why.pass(p.st)
 	if p.rec != nil {
-		p.rec.pass(time.Now(), groups, placed, unplaced)
+		p.rec.pass(time.Now(), asked, placed, unplaced)
 	}
-	p.t.why.set(unplaced)
 	for batch := range slices.Chunk(placed, groupsPerEntry) {
-		var cmd placing
-		for _, pl := range batch {
-			cmd.Groups = append(cmd.Groups, placedGroup{
-				Run: pl.Run, Region: pl.Region, Epoch: p.live[pl.Run].Regions[pl.Region].Epoch, Assign: pl.Assign,
-			})
+		refused := false
+		refused, err = p.propose(ctx, batch, err)
+		again = again || refused || err != nil
+	}
+	return again, err
+}
+
+// propose has the state machine place what a pass decided, and puts back what it refused.
+// Whatever is not known to be placed waits on: to ask twice costs a refusal. before is the
+// error of the batch before: then this one is not tried.
+func (p *placer) propose(ctx context.Context, batch []scheduler.Placement, before error) (refused bool, err error) {
+	var cmd placing
+	for _, pl := range batch {
+		k := regionKey{pl.Run, pl.Region}
+		cmd.Groups = append(cmd.Groups, placedGroup{Run: pl.Run, Region: pl.Region, Epoch: p.waits[k], Assign: pl.Assign})
+		delete(p.waits, k)
+	}
+	var res placingResult
+	perr := before
+	if perr == nil {
+		perr = p.t.m.propose(ctx, Principal, CmdPlace, "", false, cmd, &res)
+	}
+	v, err := p.t.m.stale(ctx)
+	if err != nil {
+		return false, errors.Join(perr, err)
+	}
+	for i, g := range cmd.Groups {
+		k := regionKey{g.Run, g.Region}
+		if perr == nil && res.Refused[i] == "" {
+			p.proposed[k] = g.Epoch
+			continue
 		}
-		var res placingResult
-		if err := p.t.m.propose(ctx, Principal, CmdPlace, "", false, cmd, &res); err != nil {
-			return true, err
+		if perr == nil {
+			refused = true
+			p.t.m.log.Info("placement refused", "run", g.Run, "region", g.Region, "why", res.Refused[i])
 		}
-		for i, why := range res.Refused {
-			if why != "" {
-				again = true
-				p.t.m.log.Info("placement refused", "run", cmd.Groups[i].Run, "region", cmd.Groups[i].Region, "why", why)
-			}
+		if err := p.wait(v, k, g.Epoch); err != nil {
+			return refused, errors.Join(perr, err)
 		}
 	}
-	return again, nil
+	return refused, perr
 }
 
 // drain stops regions that have slices on draining nodes, a few at a time.
 func (p *placer) drain(ctx context.Context) error {
-	for _, name := range slices.Sorted(mapsKeys(p.nodes)) {
+	for _, name := range slices.Sorted(mapsKeys(p.draining)) {
 		ns := p.nodes[name]
-		if !ns.Draining || len(p.placed[name]) == 0 {
-			continue
-		}
 		moving := map[string]bool{}
 		waits := map[string]eviction{}
 		for key, pl := range p.placed[name] {

@@ -28,11 +28,37 @@ type attempts struct {
 	now time.Time
 	run string
 	st  State
+
+	specs *specCache
 }
 
-func openAttempts(tx *barn.Tx, now time.Time, run string) (*attempts, error) {
+func (h Hooks) openAttempts(tx *barn.Tx, now time.Time, run string) (*attempts, error) {
 	st, _, err := load[State](tx, statePrefix+run)
-	return &attempts{tx: tx, now: now, run: run, st: st}, err
+	return &attempts{tx: tx, now: now, run: run, st: st, specs: h.specs}, err
+}
+
+// slicesOf loads the slices of one region, by name.
+func (a *attempts) slicesOf(region int) ([]namedSlice, error) {
+	spec, err := a.specs.get(a.tx, a.run)
+	if err != nil {
+		return nil, err
+	}
+	var out []namedSlice
+	for i := range spec.Slices {
+		sl := &spec.Slices[i]
+		if sl.Region != region {
+			continue
+		}
+		s, ok, err := load[SliceState](a.tx, sliceKey(a.run, sl.Name))
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			out = append(out, namedSlice{sl.Name, s})
+		}
+	}
+	slices.SortFunc(out, func(x, y namedSlice) int { return cmp.Compare(x.name, y.name) })
+	return out, nil
 }
 
 // save writes the run's state back. A final run leaves the index of live ones.
@@ -87,7 +113,7 @@ func (a *attempts) withParts(exit Exit, parts []Part) (Exit, error) {
 // settle moves a region on after one of its slices changed.
 func (a *attempts) settle(region int) error {
 	r := &a.st.Regions[region]
-	all, err := sliceStates(a.tx, a.run, region)
+	all, err := a.slicesOf(region)
 	if err != nil {
 		return err
 	}
@@ -135,7 +161,7 @@ func (a *attempts) settle(region int) error {
 // once: settle must follow where there may be none living.
 func (a *attempts) stop(region int) error {
 	a.st.Regions[region].Phase = RegionStopping
-	all, err := sliceStates(a.tx, a.run, region)
+	all, err := a.slicesOf(region)
 	if err != nil {
 		return err
 	}
@@ -237,11 +263,11 @@ func (a *attempts) dropParts() error {
 
 // keepInputs restores the references of the submission: an output may equal an input.
 func (a *attempts) keepInputs() error {
-	spec, ok, err := load[Spec](a.tx, specPrefix+a.run)
-	if err != nil || !ok {
+	spec, err := a.specs.get(a.tx, a.run)
+	if err != nil {
 		return err
 	}
-	refInputs(a.tx, &spec)
+	refInputs(a.tx, spec)
 	return nil
 }
 

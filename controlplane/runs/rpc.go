@@ -11,7 +11,6 @@ import (
 	"time"
 
 	apiv1 "github.com/runink/runink/api/runink/v1"
-	"github.com/runink/runink/controlplane/artifacts"
 	"github.com/runink/runink/controlplane/barn"
 	"github.com/runink/runink/controlplane/scheduler"
 	"github.com/runink/runink/internal/errs"
@@ -88,12 +87,7 @@ func (m *Manager) submitted(v barn.View, answer []byte) (*apiv1.Run, error) {
 
 // specOf reads the bundle that a request names.
 func (m *Manager) specOf(ctx context.Context, req *apiv1.SubmitRunRequest) (*Spec, error) {
-	f, err := m.cfg.Blobs.Open(ctx, req.BundleDigest)
-	if err != nil {
-		return nil, errs.Wrap("submit run", err)
-	}
-	defer f.Close()
-	p, err := artifacts.ReadPlan(f)
+	p, err := m.plan(ctx, "submit run", req.BundleDigest)
 	if err != nil {
 		return nil, err
 	}
@@ -119,7 +113,11 @@ func (m *Manager) onPaper(v barn.View, principal string, spec *Spec) (*apiv1.Run
 	if err := p.load(v); err != nil {
 		return nil, err
 	}
-	placed, unplaced := scheduler.Place(p.st, groupsOf(spec, &st))
+	var groups []scheduler.Group
+	for i := range st.Regions {
+		groups = append(groups, groupOf(spec, i))
+	}
+	placed, unplaced := scheduler.Place(p.st, groups)
 	out, err := toRun(v, spec, &st, 0, true)
 	if err != nil {
 		return nil, err
@@ -173,12 +171,20 @@ func IsDeadLetter(r Reader, id, block string) (bool, error) {
 func (m *Manager) Get(v barn.View, id string) (*apiv1.Run, error) { return m.get(v, id) }
 
 func (m *Manager) get(v barn.View, id string) (*apiv1.Run, error) {
-	spec, st, err := mustRun(v, "read run", id)
+	const op = "read run"
+	spec, err := m.specs.get(v, id)
+	if errors.Is(err, errs.NotFound) {
+		return nil, noRun(op, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	st, _, err := load[State](v, statePrefix+id)
 	if err != nil {
 		return nil, err
 	}
 	val, _ := v.Get(statePrefix + id)
-	out, err := toRun(v, &spec, &st, val.Rev, false)
+	out, err := toRun(v, spec, &st, val.Rev, false)
 	if err != nil {
 		return nil, err
 	}

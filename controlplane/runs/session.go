@@ -33,7 +33,8 @@ const (
 	bytesPerEntry  = 384 << 10
 )
 
-// keepAcked bounds how many acknowledged exits a session repeats. An exit whose
+// keepAcked bounds how many acknowledged exits a session repeats to an agent that does not say
+// that it has forgotten them. An exit whose
 // acknowledgement was forgotten is in the next Hello, and acknowledged again.
 const keepAcked = 4096
 
@@ -59,7 +60,8 @@ type session struct {
 	seq      uint64 // of the newest report in pending
 	healthy  *bool  // as recorded; nil: not yet
 	knows    map[attemptKey]bool
-	acked    []attemptKey
+	acked    []attemptKey        // not known to be forgotten by the agent
+	ackedTo  uint64              // how many were acknowledged so far, the last of acked included
 	recorded map[attemptKey]bool // acked, as a set
 }
 
@@ -199,6 +201,8 @@ func (s *session) read(stream AgentStream) error {
 			s.beats <- b
 		case msg.GetStatus() != nil:
 			s.addReport(msg.GetStatus())
+		case msg.GetForgotten() != nil:
+			s.forgotten(msg.GetForgotten().AcknowledgedTo)
 		case msg.GetLogRefusal() != nil:
 			if r := s.t.logs.get(msg.GetLogRefusal().Id, s.node); r != nil {
 				r.refuse(msg.GetLogRefusal().Error)
@@ -285,16 +289,12 @@ func (s *session) flush(ctx context.Context) error {
 		for k, st := range all {
 			if st.Phase == SliceExited && !s.recorded[k] {
 				s.acked = append(s.acked, k)
+				s.ackedTo++
 				s.recorded[k] = true
 				s.outbox.desired = true
 			}
 		}
-		if n := len(s.acked) - keepAcked; n > 0 {
-			for _, k := range s.acked[:n] {
-				delete(s.recorded, k)
-			}
-			s.acked = slices.Delete(s.acked, 0, n)
-		}
+		s.dropAcked(len(s.acked) - keepAcked)
 		s.mu.Unlock()
 		s.kick()
 		select {
@@ -303,6 +303,27 @@ func (s *session) flush(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// forgotten stops naming the exits that were acknowledged up to a DesiredState: the agent has
+// cleaned up after them.
+func (s *session) forgotten(to uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if first := s.ackedTo - uint64(len(s.acked)) + 1; to >= first && to <= s.ackedTo {
+		s.dropAcked(int(to - first + 1))
+	}
+}
+
+// dropAcked forgets the oldest n acknowledgements. The caller holds mu.
+func (s *session) dropAcked(n int) {
+	if n <= 0 {
+		return
+	}
+	for _, k := range s.acked[:n] {
+		delete(s.recorded, k)
+	}
+	s.acked = slices.Delete(s.acked, 0, n)
 }
 
 func (s *session) record(ctx context.Context, all map[attemptKey]*apiv1.SliceStatus) error {

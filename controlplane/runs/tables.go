@@ -423,10 +423,14 @@ func mustRun(r Reader, op, id string) (Spec, State, error) {
 		return Spec{}, State{}, err
 	}
 	if !ok {
-		return Spec{}, State{}, errs.E(errs.NotFound, op, "there is no run %q", id).WithField("id").WithHint("`runink ps -a` shows them")
+		return Spec{}, State{}, noRun(op, id)
 	}
 	st, _, err := load[State](r, statePrefix+id)
 	return spec, st, err
+}
+
+func noRun(op, id string) error {
+	return errs.E(errs.NotFound, op, "there is no run %q", id).WithField("id").WithHint("`runink ps -a` shows them")
 }
 
 // sliceStates loads the slices of one region of a run (all with region -1), by name.

@@ -2,6 +2,7 @@ package runs
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"strings"
 	"sync"
@@ -28,15 +29,15 @@ type term struct {
 	mu       sync.Mutex
 	sessions map[string]*session // by node
 
-	why waiting // what pending runs wait for
+	why *waiting // what pending runs wait for
 }
 
 // Lead runs the leader's loops until ctx, the leadership's, ends.
 func (m *Manager) Lead(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	t := &term{
-		m: m, ctx: gctx, leases: newLeases(m.cfg.Timing), specs: &specCache{}, decisions: newDecisions(),
-		logs: newLogRelay(), sessions: map[string]*session{}, why: waiting{changed: make(chan struct{})},
+		m: m, ctx: gctx, leases: newLeases(m.cfg.Timing), specs: &m.specs, decisions: newDecisions(),
+		logs: newLogRelay(), sessions: map[string]*session{}, why: newWaiting(),
 	}
 	// From here on a silent node's time runs: the barrier is behind us.
 	v, err := m.stale(ctx)
@@ -46,7 +47,7 @@ func (m *Manager) Lead(ctx context.Context) error {
 	if err := t.watchNodes(v, m.cfg.Clock.Now()); err != nil {
 		return err
 	}
-	p := &placer{t: t, rec: t.decisions}
+	p := &placer{t: t, why: t.why, rec: t.decisions}
 	g.Go(func() error { return p.run(gctx) })
 	g.Go(func() error { return t.expire(gctx) })
 	g.Go(func() error { return t.observe(gctx) })
@@ -145,6 +146,7 @@ func (t *term) observe(ctx context.Context) error {
 		}
 		t.touchSessions("")
 		c.all(ctx, v)
+		seen := neighbours{}
 		for {
 			evs, _, err := w.Next(ctx)
 			if errors.Is(err, barn.ErrCompacted) {
@@ -162,7 +164,15 @@ func (t *term) observe(ctx context.Context) error {
 					node := strings.TrimPrefix(e.Key, "/nodes/")
 					t.endSession(node, errs.E(errs.Denied, "keep session", "node %s was removed", node))
 					t.touchSessions("")
-				case strings.HasPrefix(e.Key, nodePrefix), strings.HasPrefix(e.Key, "/nodes/"):
+				case strings.HasPrefix(e.Key, nodePrefix):
+					node := strings.TrimPrefix(e.Key, nodePrefix)
+					switch self, others := seen.changed(node, e); {
+					case others:
+						t.touchSessions("")
+					case self:
+						t.touchSessions(node)
+					}
+				case strings.HasPrefix(e.Key, "/nodes/"):
 					t.touchSessions("")
 				case strings.HasPrefix(e.Key, statePrefix) && !e.Deleted:
 					c.changed(ctx, strings.TrimPrefix(e.Key, statePrefix), e.Value.Data)
@@ -172,6 +182,28 @@ func (t *term) observe(ctx context.Context) error {
 	}
 }
 
+// neighbours is what DesiredStates say of nodes: a node's own whether it is drained, those of
+// others how to reach it. Each placement writes its node's state, and most say nothing of that.
+type neighbours map[string]neighbour
+
+type neighbour struct {
+	draining bool
+	reach    string
+}
+
+// changed takes over a node's state and says whose DesiredState it may change.
+func (n neighbours) changed(node string, e barn.Event) (self, others bool) {
+	var ns NodeState
+	if e.Deleted || json.Unmarshal(e.Value.Data, &ns) != nil { // whoever reads it says why
+		delete(n, node)
+		return true, true
+	}
+	now := neighbour{ns.Draining, strings.Join(ns.Addresses, " ") + " " + string(ns.WireGuard)}
+	was, had := n[node]
+	n[node] = now
+	return !had || was.draining != now.draining, !had || was.reach != now.reach
+}
+
 func ignoreEnd(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
@@ -179,56 +211,111 @@ func ignoreEnd(ctx context.Context, err error) error {
 	return err
 }
 
-// specCache keeps decoded specs, which never change, while they are looked at.
+// specCache keeps decoded specs, which never change, while they are looked at. What it returns
+// is what stands in the table, whatever it kept, and is for reading only: handlers use it, too.
 type specCache struct {
-	mu sync.Mutex
-	by map[string]*Spec
+	mu        sync.Mutex
+	new, last map[string]cachedSpec
 }
 
-// maxSpecs bounds the cache; it is emptied when full, which costs a decode each.
-const maxSpecs = 4096
+// cachedSpec is a spec and the bytes it was decoded from, which tell whether it is still that.
+type cachedSpec struct {
+	data []byte
+	spec *Spec
+}
 
+// maxSpecs bounds the cache: when so many are new, those not used since it last happened go.
+const maxSpecs = 2048
+
+// get returns a run's spec. Errors: NotFound.
 func (c *specCache) get(r Reader, run string) (*Spec, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s := c.by[run]; s != nil {
-		return s, nil
-	}
-	s, ok, err := load[Spec](r, specPrefix+run)
-	if err != nil {
-		return nil, err
-	}
+	v, ok := r.Get(specPrefix + run)
 	if !ok {
 		return nil, errs.E(errs.NotFound, "read run", "there is no run %q", run)
 	}
-	if c.by == nil || len(c.by) >= maxSpecs {
-		c.by = map[string]*Spec{}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, ok := c.new[run]
+	if !ok {
+		s, ok = c.last[run]
 	}
-	c.by[run] = &s
-	return &s, nil
+	if ok = ok && len(v.Data) > 0 && &s.data[0] == &v.Data[0]; !ok { // values are never written to, so the same bytes are the same place
+		s = cachedSpec{v.Data, &Spec{}}
+		if err := json.Unmarshal(v.Data, s.spec); err != nil {
+			return nil, errs.E(errs.Corrupt, "read table", "%w", err).WithField(specPrefix + run)
+		}
+	}
+	if c.new == nil || len(c.new) >= maxSpecs {
+		c.new, c.last = map[string]cachedSpec{}, c.new
+	}
+	c.new[run] = s
+	return s.spec, nil
 }
 
-// waiting is what pending runs wait for, as of the last placement pass.
+// waiting is the scheduler's Queue, which the placement loop moves on and others ask what runs
+// wait for.
 type waiting struct {
 	mu      sync.Mutex
-	by      map[string][]scheduler.Unplaced
-	changed chan struct{} // closed and replaced at each change
+	queue   *scheduler.Queue
+	changed chan struct{} // closed and replaced when what is said of some run may have changed
 }
 
-func (w *waiting) set(all []scheduler.Unplaced) {
-	by := map[string][]scheduler.Unplaced{}
-	for _, u := range all {
-		by[u.Run] = append(by[u.Run], u)
-	}
+func newWaiting() *waiting {
+	return &waiting{queue: scheduler.NewQueue(), changed: make(chan struct{})}
+}
+
+// reset empties the queue.
+func (w *waiting) reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.by = by
-	close(w.changed)
-	w.changed = make(chan struct{})
+	w.queue = scheduler.NewQueue()
 }
 
+func (w *waiting) add(at int64, g scheduler.Group, free bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue.Add(at, g, free)
+}
+
+func (w *waiting) remove(run string, region int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue.Remove(run, region)
+}
+
+func (w *waiting) freed() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue.Freed()
+}
+
+// due reports whether a pass may place something. It tells those who wait for news of what
+// was added to what is known not to fit.
+func (w *waiting) due() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tell()
+	return w.queue.Due()
+}
+
+// pass is the Queue's.
+func (w *waiting) pass(st *scheduler.State) (asked []scheduler.Group, placed []scheduler.Placement, unplaced []scheduler.Unplaced) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	defer w.tell()
+	return w.queue.Pass(st)
+}
+
+func (w *waiting) tell() {
+	if w.queue.News() {
+		close(w.changed)
+		w.changed = make(chan struct{})
+	}
+}
+
+// of says what the pending regions of a run wait for, as of when they were last looked at.
 func (w *waiting) of(run string) ([]scheduler.Unplaced, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.by[run], w.changed
+	return w.queue.Why(run), w.changed
 }

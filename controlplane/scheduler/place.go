@@ -20,7 +20,7 @@ const (
 // Place decides where the groups go, in order. Each group is in exactly one of the two
 // results. It does not change st.
 func Place(st *State, groups []Group) ([]Placement, []Unplaced) {
-	w := &work{st: st, order: st.order.Copy(), used: map[string]Resources{}, herds: map[string]Resources{}, runs: map[string][]*Placed{}, refused: map[string]*Unplaced{}}
+	w := newWork(st)
 	var placed []Placement
 	var unplaced []Unplaced
 	for i := range groups {
@@ -57,12 +57,21 @@ type work struct {
 	refused map[string]*Unplaced
 }
 
+func newWork(st *State) *work {
+	return &work{st: st, order: st.order.Copy(), used: map[string]Resources{}, herds: map[string]Resources{}, runs: map[string][]*Placed{}, refused: map[string]*Unplaced{}}
+}
+
 // shape is equal for groups of which the same becomes, apart from their names; "" for one
 // whose run has slices on nodes, for those matter as well.
 func (w *work) shape(g *Group) string {
 	if len(w.st.runs[g.Run]) > 0 || len(w.runs[g.Run]) > 0 {
 		return ""
 	}
+	return writeShape(g)
+}
+
+// writeShape writes down all of a group that Place looks at, but for its run and region.
+func writeShape(g *Group) string {
 	b := strconv.AppendQuote(make([]byte, 0, 64*(1+len(g.Slices))), g.Herd)
 	list := func(texts []string) {
 		b = strconv.AppendInt(b, int64(len(texts)), 10)

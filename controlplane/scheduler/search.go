@@ -166,7 +166,7 @@ func (s *search) candidates(u *unit) []*node {
 	var found []candidate
 	consider := func(n *node) bool {
 		s.looked++
-		if s.obstacle(u, n) == nil {
+		if _, bars := s.obstacle(u, n, false); !bars {
 			after := s.w.usedOn(n).Plus(s.used[n.Name]).Plus(u.needs)
 			kin := 0
 			if t := s.tenants[n.Name]; t != nil {
@@ -234,19 +234,20 @@ func (s *search) fewest(u *unit) ([]*node, bool) {
 	return out, true
 }
 
-// obstacle is the first thing that keeps u off n, nil if nothing does. Slice and Node of
-// it are not set.
-func (s *search) obstacle(u *unit, n *node) *Reason {
+// obstacle is the first thing that keeps u off n; false if nothing does. Slice and Node of
+// it are not set, and without words only Dimension is: a search asks of every node, and to
+// say how much of what it lacks costs more than to see it.
+func (s *search) obstacle(u *unit, n *node, words bool) (Reason, bool) {
 	if n.Excluded != "" {
-		return &Reason{Dimension: n.Excluded}
+		return Reason{Dimension: n.Excluded}, true
 	}
 	if u.pinned != "" && u.pinned != n.Name {
-		return &Reason{Dimension: "colocate", Wanted: u.pinned, Available: n.Name}
+		return Reason{Dimension: "colocate", Wanted: u.pinned, Available: n.Name}, true
 	}
 	for _, l := range u.labels {
 		if !hasLabel(n.Labels, l) {
 			k, _, _ := strings.Cut(l, "=")
-			return &Reason{Dimension: "label", Wanted: l, Available: n.Labels[k]}
+			return Reason{Dimension: "label", Wanted: l, Available: n.Labels[k]}, true
 		}
 	}
 	for _, d := range u.domains {
@@ -254,21 +255,30 @@ func (s *search) obstacle(u *unit, n *node) *Reason {
 		fixed, isFixed := s.domains[d]
 		switch {
 		case !ok:
-			return &Reason{Dimension: "domain", Wanted: d}
+			return Reason{Dimension: "domain", Wanted: d}, true
 		case isFixed && fixed.value != have:
-			return &Reason{Dimension: "domain", Wanted: d + "=" + fixed.value, Available: have}
+			return Reason{Dimension: "domain", Wanted: d + "=" + fixed.value, Available: have}, true
 		}
 	}
 	if t := s.tenants[n.Name]; t != nil && (t.spread > 0 || u.spread && t.all > 0) {
-		return &Reason{Dimension: "spread", Wanted: "no other slice of the run", Available: fmt.Sprintf("%d there", t.all)}
+		r := Reason{Dimension: "spread", Wanted: "no other slice of the run"}
+		if words {
+			r.Available = fmt.Sprintf("%d there", t.all)
+		}
+		return r, true
 	}
 	free := n.Capacity.Minus(s.w.usedOn(n)).Minus(s.used[n.Name]).Dimensions()
 	for d, want := range u.needs.Dimensions() {
-		if want.Amount > 0 && want.Amount > free[d].Amount {
-			return &Reason{Dimension: want.Name, Wanted: Amount(want.Name, want.Amount), Available: Amount(want.Name, max(0, free[d].Amount))}
+		if want.Amount <= 0 || want.Amount <= free[d].Amount {
+			continue
 		}
+		r := Reason{Dimension: want.Name}
+		if words {
+			r.Wanted, r.Available = Amount(want.Name, want.Amount), Amount(want.Name, max(0, free[d].Amount))
+		}
+		return r, true
 	}
-	return nil
+	return Reason{}, false
 }
 
 // explain says for the unit that stopped the search, with what the deepest attempt held,
@@ -290,8 +300,8 @@ func (s *search) explain() *Unplaced {
 	counts := map[string]int{}
 	var kinds []string
 	for _, n := range s.w.st.sortedNodes() {
-		r := s.obstacle(u, n)
-		if r == nil {
+		r, bars := s.obstacle(u, n, len(out.Reasons) < maxReasons)
+		if !bars {
 			continue
 		}
 		if counts[r.Dimension]++; counts[r.Dimension] == 1 {
@@ -304,7 +314,7 @@ func (s *search) explain() *Unplaced {
 				continue
 			}
 			r.Slice = s.g.Slices[i].Name
-			out.Reasons = append(out.Reasons, *r)
+			out.Reasons = append(out.Reasons, r)
 		}
 	}
 	for i := range s.held {

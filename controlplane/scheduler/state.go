@@ -10,14 +10,15 @@ import (
 
 // State is what Place reads: nodes, herds and what is placed, indexed so that placing a
 // slice among thousands of nodes looks at a few. Its owner keeps it up to date with the
-// methods below; they and Place must not run at the same time on one State. Place does
-// not change it.
+// methods below; they and Place must not run at the same time on one State, nor two Places.
+// Place does not change what it says.
 type State struct {
 	nodes  map[string]*node
 	order  *btree.BTreeG[orderKey]     // nodes that take slices, least loaded first
 	labels map[string]map[string]*node // "key=value" and "key" → nodes by name
 	herds  map[string]*herd
 	runs   map[string]map[string]*Placed // run → slice
+	sorted []*node                       // nodes by name; nil when one came or went since
 }
 
 type node struct {
@@ -60,7 +61,7 @@ func (s *State) SetNode(n Node) {
 	old := s.nodes[n.Name]
 	if old == nil {
 		old = &node{}
-		s.nodes[n.Name] = old
+		s.nodes[n.Name], s.sorted = old, nil
 		for _, run := range s.runs {
 			for _, p := range run {
 				if p.Node == n.Name {
@@ -82,6 +83,7 @@ func (s *State) RemoveNode(name string) {
 	if n := s.nodes[name]; n != nil {
 		s.unindex(n)
 		delete(s.nodes, name)
+		s.sorted = nil
 	}
 }
 
@@ -181,13 +183,17 @@ func (s *State) unindex(n *node) {
 	}
 }
 
-// sortedNodes lists every node by name.
+// sortedNodes lists every node by name. The list is kept, for one who reads it at a time.
 func (s *State) sortedNodes() []*node {
+	if s.sorted != nil {
+		return s.sorted
+	}
 	all := make([]*node, 0, len(s.nodes))
 	for _, n := range s.nodes {
 		all = append(all, n)
 	}
 	slices.SortFunc(all, func(a, b *node) int { return cmp.Compare(a.Name, b.Name) })
+	s.sorted = all
 	return all
 }
 

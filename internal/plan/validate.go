@@ -39,8 +39,14 @@ func (p *Plan) Validate() error {
 		}
 		order[b.Name] = i
 	}
+	dlqs := map[string]bool{}
+	for _, b := range p.Blocks {
+		if b.Kind == KindDLQ {
+			dlqs[b.Name] = true
+		}
+	}
 	for i := range p.Blocks {
-		if err := p.validateBlock(&p.Blocks[i]); err != nil {
+		if err := p.validateBlock(&p.Blocks[i], dlqs); err != nil {
 			return fmt.Errorf("block %q: %w", p.Blocks[i].Name, err)
 		}
 	}
@@ -56,7 +62,7 @@ func (p *Plan) Validate() error {
 	return nil
 }
 
-func (p *Plan) validateBlock(b *Block) error {
+func (p *Plan) validateBlock(b *Block, dlqs map[string]bool) error {
 	for _, s := range append([]string{b.Contract, b.Out}, b.In...) {
 		if _, ok := p.Schemas[s]; s != "" && !ok {
 			return fmt.Errorf("no schema %q", s)
@@ -87,7 +93,7 @@ func (p *Plan) validateBlock(b *Block) error {
 	switch b.OnError {
 	case "", "fail", "skip":
 	case "dlq":
-		if !slices.ContainsFunc(p.Blocks, func(d Block) bool { return d.Kind == KindDLQ && d.Name == b.DLQ }) {
+		if !dlqs[b.DLQ] {
 			return fmt.Errorf("no dlq %q", b.DLQ)
 		}
 	default:
@@ -112,6 +118,7 @@ func (p *Plan) validateSlices(order map[string]int) (map[string][]string, error)
 	}
 	seen := map[string]bool{}
 	for _, s := range p.Slices {
+		own := make(map[string]bool, len(s.Blocks))
 		if !isLabel(s.Name) {
 			return nil, fmt.Errorf("slice name %q is not a DNS label", s.Name)
 		}
@@ -130,9 +137,10 @@ func (p *Plan) validateSlices(order map[string]int) (map[string][]string, error)
 			if !ok {
 				return nil, fmt.Errorf("slice %q names an unknown block %q", s.Name, b)
 			}
-			if slices.Contains(sliceOf[b], s.Name) || len(sliceOf[b]) > 0 && !p.Blocks[i].Kind.Shared() {
+			if own[b] || len(sliceOf[b]) > 0 && !p.Blocks[i].Kind.Shared() {
 				return nil, fmt.Errorf("block %q is in slices more than once", b)
 			}
+			own[b] = true
 			sliceOf[b] = append(sliceOf[b], s.Name)
 		}
 	}

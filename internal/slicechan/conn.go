@@ -26,7 +26,7 @@ type Conn struct {
 }
 
 // NewConn takes over f, one end of a SOCK_SEQPACKET socketpair.
-func NewConn(f *os.File) *Conn { return &Conn{f: f, buf: make([]byte, MaxPacket+1)} }
+func NewConn(f *os.File) *Conn { return &Conn{f: f} }
 
 // Pair makes a connected pair of close-on-exec descriptors.
 func Pair() (a, b *os.File, err error) {
@@ -57,19 +57,48 @@ func (c *Conn) Send(v any) error {
 
 // Recv reads one message into v. io.EOF means the peer's last copy was closed.
 func (c *Conn) Recv(v any) error {
+	size, err := c.next()
+	switch {
+	case err != nil:
+		return err
+	case size > MaxPacket:
+		return fmt.Errorf("slice channel: packet exceeds %d bytes", MaxPacket)
+	case len(c.buf) < size+1:
+		c.buf = make([]byte, size+1) // one more: a read into nothing says nothing
+	}
 	n, err := c.f.Read(c.buf)
 	switch {
 	case errors.Is(err, io.EOF), err == nil && n == 0:
 		return io.EOF
 	case err != nil:
 		return err
-	case n > MaxPacket:
-		return fmt.Errorf("slice channel: packet exceeds %d bytes", MaxPacket)
 	}
 	if err := json.Unmarshal(c.buf[:n], v); err != nil {
 		return fmt.Errorf("slice channel: %w", err)
 	}
 	return nil
+}
+
+// next waits for a packet and returns its size, 0 at the end. Messages are small, and a node
+// has a channel for each slice: to keep room for the largest in each costs more than to ask.
+func (c *Conn) next() (size int, err error) {
+	raw, err := c.f.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var perr error
+	err = raw.Read(func(fd uintptr) bool {
+		for {
+			size, _, perr = unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+			if !errors.Is(perr, unix.EINTR) {
+				return !errors.Is(perr, unix.EAGAIN)
+			}
+		}
+	})
+	if err == nil && perr != nil {
+		err = &os.PathError{Op: "read", Path: c.f.Name(), Err: perr}
+	}
+	return size, err
 }
 
 // NewAgentID returns a random id for Hello.

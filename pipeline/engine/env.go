@@ -14,7 +14,10 @@ import (
 
 // Env is what stages may ask of the run: its parameters, typed, and the context for steps.
 type Env struct {
-	Ctx    *sdk.Context
+	Ctx *sdk.Context
+	// Slice is the only slice whose blocks will run; empty: all may. A builder may leave out
+	// what the others need.
+	Slice  string
 	values map[string]any
 	text   map[string]string
 }

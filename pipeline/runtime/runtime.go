@@ -121,7 +121,7 @@ func (b Bundle) command(ctx context.Context, name string, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	p, build, err := b.load(*planFile)
+	p, build, err := b.load(*planFile, name == "slice")
 	if err != nil {
 		return err
 	}
@@ -170,8 +170,19 @@ func (b Bundle) command(ctx context.Context, name string, args []string) error {
 	return errs.E(errs.Invalid, "run", "unknown command %q", name)
 }
 
-// load reads the plan and makes its builder.
-func (b Bundle) load(file string) (*plan.Plan, engine.Builder, error) {
+// toRun is a plan without what only tells people where its columns come from, which is a
+// good part of a large one, and each slice's process reads it.
+type toRun struct {
+	*plan.Plan
+	Columns skipped `json:"columns"`
+}
+
+type skipped struct{}
+
+func (*skipped) UnmarshalJSON([]byte) error { return nil }
+
+// load reads the plan, all of it or what running needs, and makes its builder.
+func (b Bundle) load(file string, run bool) (*plan.Plan, engine.Builder, error) {
 	const op = "read plan"
 	raw := b.Plan
 	if raw == nil {
@@ -181,7 +192,11 @@ func (b Bundle) load(file string) (*plan.Plan, engine.Builder, error) {
 		}
 	}
 	p := &plan.Plan{}
-	if err := json.Unmarshal(raw, p); err != nil {
+	into := any(p)
+	if run {
+		into = &toRun{Plan: p}
+	}
+	if err := json.Unmarshal(raw, into); err != nil {
 		return nil, nil, errs.E(errs.Corrupt, op, "%w", err)
 	}
 	if err := p.Validate(); err != nil {

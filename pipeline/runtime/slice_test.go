@@ -180,7 +180,10 @@ func replaceStep(p *plan.Plan, name string, f func(b *sdk.Batch[dynamic.Row]) er
 		if err != nil {
 			return nil, err
 		}
-		old := t.Steps[name].(engine.Stage)
+		old, ok := t.Steps[name].(engine.Stage)
+		if !ok {
+			return t, nil // the table is of a slice without it
+		}
 		typ := old.In().(*engine.RowType[dynamic.Row])
 		out := old.Out().(*engine.RowType[dynamic.Row])
 		t.Steps[name] = &engine.StageOf[dynamic.Row, dynamic.Row]{From: typ, To: out, Make: func() func(in, out *sdk.Batch[dynamic.Row]) error {

@@ -11,33 +11,42 @@ import (
 	"strings"
 )
 
-// idle notes how much memory the cluster's processes hold, in proportion to those they
-// share it with, before anything but one trivial run has happened.
+// idle notes how much memory the cluster's processes hold before anything but one trivial run
+// has happened.
 func (c *benchCluster) idle(b *bench) error {
+	for _, role := range []string{"server", "agent", "keeper"} {
+		if err := c.memory(b, role, "system/idle-memory/"+role, "proportional set size after one trivial run, the shared program included"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// memory notes how much memory one of the cluster's processes holds, in proportion to those
+// it shares it with.
+func (c *benchCluster) memory(b *bench, role, name, note string) error {
 	parents, err := processes("/proc")
 	if err != nil {
 		return err
 	}
-	for _, role := range []string{"server", "agent", "keeper"} {
-		pid := 0
-		for p := range parents {
-			if descends(parents, p, c.cmd.Process.Pid) && roleOf("/proc", p) == role {
-				pid = p
-			}
+	pid := 0
+	for p := range parents {
+		if descends(parents, p, c.cmd.Process.Pid) && roleOf("/proc", p) == role {
+			pid = p
 		}
-		if pid == 0 {
-			return fmt.Errorf("no process is the cluster's %s", role)
-		}
-		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
-		if err != nil {
-			return err
-		}
-		kib, err := pss(raw)
-		if err != nil {
-			return err
-		}
-		b.add(Result{Name: "system/idle-memory/" + role, Value: float64(kib) * 1024 / 1e6, Unit: "MB", Note: "proportional set size after one trivial run, the shared program included"})
 	}
+	if pid == 0 {
+		return fmt.Errorf("no process is the cluster's %s", role)
+	}
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	if err != nil {
+		return err
+	}
+	kib, err := pss(raw)
+	if err != nil {
+		return err
+	}
+	b.add(Result{Name: name, Value: float64(kib) * 1024 / 1e6, Unit: "MB", Note: note})
 	return nil
 }
 

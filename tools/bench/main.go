@@ -22,6 +22,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 )
@@ -52,7 +53,8 @@ type bench struct {
 	out     string // results, plots: build/bench
 	npm     string // folder whose node_modules has the peers that npm installs
 	quick   bool
-	rounds  int // 0: as the group likes
+	rounds  int   // 0: as the group likes
+	queued  []int // runs that wait in the system group, ascending
 	log     io.Writer
 	group   group // that runs
 	results []Result
@@ -88,9 +90,17 @@ func (b *bench) repeats(full, small int) int {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	var err error
-	if len(os.Args) == 3 && os.Args[1] == replicaCommand {
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == replicaCommand:
 		err = replica(ctx, os.Args[2], os.Stdin)
-	} else {
+	case len(os.Args) > 2 && os.Args[1] == reaperCommand:
+		stop() // signals are the other program's
+		status, err := reap(os.Args[2:])
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "bench:", err)
+		}
+		os.Exit(status)
+	default:
 		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	}
 	stop()
@@ -113,6 +123,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	out := fs.String("out", "", "folder for results.json and plots; empty: build/bench, and build/bench/quick for what measures little")
 	tmp := fs.String("tmp", "", "folder for data, on the disk to measure; empty: the system's")
 	keep := fs.Bool("keep", false, "leave the temporary folder")
+	queued := fs.String("queued", "", "system: how many runs wait, numbers separated by commas, ascending; empty: 0,10000,100000")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -120,6 +131,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		return fmt.Errorf("unknown argument %q (groups are named with -only)", fs.Arg(0))
 	}
 	chosen, err := choose(*only)
+	if err != nil {
+		return err
+	}
+	sizes, err := queueSizes(*queued, *quick)
 	if err != nil {
 		return err
 	}
@@ -147,7 +162,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	if err := os.MkdirAll(*out, 0o755); err != nil {
 		return err
 	}
-	b := &bench{root: abs, dir: dir, out: *out, npm: filepath.Join(abs, "build", "bench", "npm"), quick: *quick, rounds: *rounds, log: stderr}
+	b := &bench{root: abs, dir: dir, out: *out, npm: filepath.Join(abs, "build", "bench", "npm"), quick: *quick, rounds: *rounds, queued: sizes, log: stderr}
 	var all error
 	for _, g := range chosen {
 		b.group = g
@@ -185,6 +200,25 @@ func choose(only string) ([]group, error) {
 			return nil, fmt.Errorf("-only: no group %q (there are: %s)", name, strings.Join(names, ", "))
 		}
 		out = append(out, all[i])
+	}
+	return out, nil
+}
+
+// queueSizes reads -queued.
+func queueSizes(list string, quick bool) ([]int, error) {
+	if list == "" {
+		if quick {
+			return []int{0, 20}, nil
+		}
+		return []int{0, 10_000, 100_000}, nil
+	}
+	var out []int
+	for s := range strings.SplitSeq(list, ",") {
+		n, err := strconv.Atoi(strings.TrimSpace(s))
+		if err != nil || n < 0 || len(out) > 0 && n <= out[len(out)-1] {
+			return nil, fmt.Errorf("-queued: %q is not a number greater than the one before it", s)
+		}
+		out = append(out, n)
 	}
 	return out, nil
 }

@@ -16,7 +16,7 @@ func schedule(ctx context.Context, b *bench) error {
 	line := series{name: "one by one"}
 	whole := series{name: "waiting, seen"}
 	for _, nodes := range pick(b, []int{10, 1_000, 10_000}, []int{10, 1_000}) {
-		var rates, p99s, waits []float64
+		var rates, p99s, waits, events, free []float64
 		for range b.repeats(3, 1) {
 			if err := ctx.Err(); err != nil {
 				return err
@@ -29,16 +29,23 @@ func schedule(ctx context.Context, b *bench) error {
 			if err != nil {
 				return err
 			}
+			event, unchanged, err := queuePass(nodes, pending)
+			if err != nil {
+				return err
+			}
 			rates, p99s, waits = append(rates, rate), append(p99s, p99), append(waits, wait)
+			events, free = append(events, event), append(free, unchanged)
 		}
 		note := fmt.Sprintf("%d pending slices of mixed sizes in regions of one and two, some with labels or spread, oldest first; slices end as room is needed; placing and bookkeeping, one goroutine", pending)
 		name := fmt.Sprintf("schedule/%d-nodes", nodes)
 		b.add(Result{Name: name, Value: median(rates), Unit: "placements/s", Note: note})
 		b.add(Result{Name: name + "/p99", Value: median(p99s), Unit: "ms", Note: fmt.Sprintf("one decision of up to %d regions", decision)})
 		b.add(Result{Name: name + "/full", Value: median(waits), Unit: "regions/s", Note: "regions looked at that fit nowhere: a pass over what waits while the cluster is full, reasons included"})
+		b.add(Result{Name: name + "/event", Value: median(events), Unit: "ms", Note: fmt.Sprintf("a pass of the queue after one slice ended on a full cluster, while %d slices wait: what fits is placed, reasons are renewed", pending)})
+		b.add(Result{Name: name + "/submit", Value: median(free), Unit: "µs", Note: "one region more in that queue, and a pass"})
 		line.points = append(line.points, point{float64(nodes), median(rates)})
 		whole.points = append(whole.points, point{float64(nodes), median(waits)})
-		b.logf("   %d nodes: %s placements/s, p99 of a decision %s ms, %s waiting regions/s", nodes, number(median(rates)), number(median(p99s)), number(median(waits)))
+		b.logf("   %d nodes: %s placements/s, p99 of a decision %s ms, %s waiting regions/s, a pass of the queue %s ms after an end, %s µs after a submission", nodes, number(median(rates)), number(median(p99s)), number(median(waits)), number(median(events)), number(median(free)))
 	}
 	p.series = []series{line, whole}
 	return b.plot("schedule", p)
@@ -133,6 +140,57 @@ func drainQueue(nodes, pending int) (rate, p99 float64, err error) {
 		busy += time.Since(begin)
 	}
 	return float64(placed) / busy.Seconds(), quantile(took, 0.99), nil
+}
+
+// queuePass has so many slices wait for a full cluster. It returns the ms of a pass after one
+// slice ended, whose room the oldest that fits gets, and the µs of one after a submission,
+// each with the bookkeeping.
+func queuePass(nodes, pending int) (event, submit float64, err error) {
+	st, q := simulated(nodes), scheduler.NewQueue()
+	on := func(n int) scheduler.Placed {
+		return scheduler.Placed{Run: fmt.Sprintf("full%05d", n), Herd: "bench", Node: fmt.Sprintf("n%05d", n), Slice: scheduler.Slice{
+			Name: "s", Needs: scheduler.Resources{MilliCPU: 64_000},
+		}}
+	}
+	for i := range nodes {
+		st.Use(on(i))
+	}
+	groups := map[string]scheduler.Group{}
+	slices := 0
+	for i := 0; slices < pending; i++ {
+		g := region(i)
+		slices += len(g.Slices)
+		q.Add(int64(i), g, true)
+		groups[g.Run] = g
+	}
+	q.Pass(st)
+	waits, rounds := q.Len(), min(nodes, 100)
+	begin := time.Now()
+	for i := range rounds {
+		st.Release(on(i).Run, on(i).Slice.Name)
+		q.Freed()
+		_, placed, _ := q.Pass(st)
+		for _, p := range placed {
+			for k, a := range p.Assign {
+				st.Use(scheduler.Placed{Run: p.Run, Herd: "bench", Node: a.Node, Slice: groups[p.Run].Slices[k]})
+			}
+		}
+	}
+	event = time.Since(begin).Seconds() * 1e3 / float64(rounds)
+	if waits-q.Len() < rounds {
+		return 0, 0, fmt.Errorf("%d nodes became free and %d regions were placed", rounds, waits-q.Len())
+	}
+	begin = time.Now()
+	const more = 1000
+	for i := range more {
+		g := region(i)
+		g.Run = fmt.Sprintf("more%04d", i)
+		q.Add(int64(1)<<40+int64(i), g, true)
+		if _, placed, _ := q.Pass(st); len(placed) > 0 {
+			return 0, 0, fmt.Errorf("%s was placed on a full cluster", placed[0].Run)
+		}
+	}
+	return event, time.Since(begin).Seconds() * 1e6 / more, nil
 }
 
 // fullPass asks for so many regions at once, none of which fits: what the placement loop does

@@ -133,7 +133,11 @@ func (s *slurm) start(name string, args ...string) error {
 	if err != nil {
 		return err
 	}
-	p := &proc{cmd: exec.Command(name, args...), log: log}
+	self, err := os.Executable()
+	if err != nil {
+		return errors.Join(err, log.Close())
+	}
+	p := &proc{cmd: exec.Command(self, append([]string{reaperCommand, name}, args...)...), log: log}
 	p.cmd.Env = append(os.Environ(), s.env()...)
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
@@ -148,26 +152,37 @@ func (s *slurm) run(ctx context.Context, argv ...string) (spent, error) {
 	return spend(ctx, s.dir, s.env(), argv...)
 }
 
-// array queues n jobs that do nothing and waits until none is left. It returns jobs a second.
-func (s *slurm) array(ctx context.Context, n int) (float64, error) {
-	begin := time.Now()
+// array queues n jobs that do nothing and waits until none is left.
+func (s *slurm) array(ctx context.Context, n int) error {
 	if _, err := s.run(ctx, "sbatch", "--array=1-"+strconv.Itoa(n), "-o", "/dev/null", "--wrap", "true"); err != nil {
-		return 0, err
+		return err
 	}
 	for {
 		o, err := s.run(ctx, "squeue", "-h", "-t", "pending,running,completing", "-o", "%i")
 		if err != nil {
-			return 0, err
+			return err
 		}
 		if strings.TrimSpace(o.out) == "" {
-			return float64(n) / time.Since(begin).Seconds(), nil
+			return nil
 		}
 		select {
 		case <-ctx.Done():
-			return 0, ctx.Err()
+			return ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
+}
+
+// cpu is what the daemons and the jobs they started have used.
+func (s *slurm) cpu() (sum cpuTime, err error) {
+	for _, p := range s.procs {
+		c, err := cpuOf("/proc", p.cmd.Process.Pid)
+		if err != nil {
+			return sum, err
+		}
+		sum.all += c.all
+	}
+	return sum, nil
 }
 
 // stop ends the daemons, the last one started first.

@@ -201,15 +201,11 @@ func (c *benchCluster) prepare(ctx context.Context, b *bench) error {
 		if _, err := c.cli.Run(ctx, args...); err != nil {
 			return err
 		}
-		raw, err := os.ReadFile(id)
+		r, err := c.ran(ctx, id)
 		if err != nil {
 			return err
 		}
-		r, err := c.runs.Get(ctx, &v1.GetRunRequest{Id: strings.TrimSpace(string(raw))})
-		if err != nil {
-			return err
-		}
-		*p.req = &v1.SubmitRunRequest{Herd: systemHerd, BundleDigest: r.BundleDigest, Inputs: r.Inputs}
+		*p.req = again(r)
 		if p.wait {
 			c.isolation = isolation(r.NotEnforced)
 		} else {
@@ -230,13 +226,13 @@ func (c *benchCluster) submit(ctx context.Context, like *v1.SubmitRunRequest) (s
 	return r.Id, nil
 }
 
-// once submits a trivial run and follows it: how long until it was seen to run, and to have
+// follow submits a run and watches it: how long until it was seen to run, and to have
 // succeeded.
-func (c *benchCluster) once(ctx context.Context) (running, finished time.Duration, err error) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+func (c *benchCluster) follow(ctx context.Context, like *v1.SubmitRunRequest) (running, finished time.Duration, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
 	begin := time.Now()
-	id, err := c.submit(ctx, c.trivial)
+	id, err := c.submit(ctx, like)
 	if err != nil {
 		return 0, 0, err
 	}
@@ -271,7 +267,7 @@ func (c *benchCluster) commands(ctx context.Context, b *bench, s *slurm) error {
 			return err
 		}
 		typed = append(typed, time.Since(begin).Seconds()*1e3)
-		r, f, err := c.once(ctx)
+		r, f, err := c.follow(ctx, c.trivial)
 		if err != nil {
 			return err
 		}
@@ -305,38 +301,175 @@ func (c *benchCluster) commands(ctx context.Context, b *bench, s *slurm) error {
 }
 
 // throughput runs many trivial slices while so many others wait for a node that is not there.
+//
+// Two figures are ours. `throughput` is of runs that were each submitted, watched and
+// committed by themselves. `one-run` is of one submission whose pipeline has as many slices,
+// each a region of its own: what an array of jobs is to Slurm.
 func (c *benchCluster) throughput(ctx context.Context, b *bench, s *slurm) error {
 	n, jobs := pick(b, 200, 10), pick(b, 100, 5)
 	p := plot{title: "system: trivial slices a second, by runs that wait", x: "runs that wait, and 1", y: "slices/s", logX: true, logY: true}
-	line, peer := series{name: "Runink"}, series{name: "sbatch"}
-	for _, queued := range pick(b, []int{0, 1_000, 10_000}, []int{0, 20}) {
+	line, array, peer := series{name: "one run each"}, series{name: "one run of all"}, series{name: "sbatch"}
+	many, err := c.manySlices(ctx, b, n)
+	if err != nil {
+		return err
+	}
+	for _, queued := range b.queued {
+		begin := time.Now()
+		added := queued - c.queued
 		if err := c.fill(ctx, queued); err != nil {
 			return err
 		}
-		var ours, theirs []float64
+		if added >= 1000 {
+			b.logf("   %d runs queued in %.0f s", added, time.Since(begin).Seconds())
+			b.add(Result{Name: fmt.Sprintf("system/submit/%d-queued", queued), Value: float64(added) / time.Since(begin).Seconds(), Unit: "runs/s", Isolation: c.isolation, Note: "submissions while nothing runs, 16 clients, by API"})
+			if err := c.memory(b, "server", fmt.Sprintf("system/memory/%d-queued/server", queued), "proportional set size with so many runs waiting"); err != nil {
+				return err
+			}
+		}
+		var ours, one, theirs rounds
 		for range b.repeats(3, 1) {
-			rate, err := c.sustain(ctx, n)
+			err := errors.Join(
+				ours.take(n, c.cpu, func() error { return c.sustain(ctx, n) }),
+				one.take(n, c.cpu, func() error { _, _, err := c.follow(ctx, many); return err }),
+				theirs.take(jobs, s.cpu, func() error { return s.array(ctx, jobs) }),
+			)
 			if err != nil {
 				return err
 			}
-			other, err := s.array(ctx, jobs)
-			if err != nil {
-				return err
-			}
-			ours, theirs = append(ours, rate), append(theirs, other)
 		}
-		rate, other := median(ours), median(theirs)
-		r := Result{
-			Name: fmt.Sprintf("system/throughput/%d-queued", queued), Value: rate, Unit: "slices/s", Isolation: c.isolation,
-			Note: fmt.Sprintf("%d trivial runs of one slice, 32 in flight, each committed; against `sbatch --array` of %d jobs, %d at once, with nothing else in Slurm's queue", n, jobs, slurmCPUs),
+		rate, whole, other := median(ours.rate), median(one.rate), median(theirs.rate)
+		note := fmt.Sprintf("against `sbatch --array` of %d jobs, %d at once, with nothing else in Slurm's queue", jobs, slurmCPUs)
+		for _, m := range []struct {
+			name, what string
+			r          *rounds
+		}{
+			{"throughput", fmt.Sprintf("%d trivial runs of one slice, 32 in flight, each committed; ", n), &ours},
+			{"one-run", fmt.Sprintf("one run of %d slices, each a region of its own, committed together; ", n), &one},
+		} {
+			r := Result{Name: fmt.Sprintf("system/%s/%d-queued", m.name, queued), Value: median(m.r.rate), Unit: "slices/s", Isolation: c.isolation, Note: m.what + note}
+			b.add(r.against("sbatch", other, higher))
+			r = Result{Name: fmt.Sprintf("system/%s/%d-queued/cpu", m.name, queued), Value: median(m.r.cpu), Unit: "ms", Isolation: c.isolation, Note: "processor time per slice of all that runs on the node (" + m.r.roles() + "), the client's not counted; " + note}
+			b.add(r.against("sbatch", median(theirs.cpu), lower))
 		}
-		b.add(r.against("sbatch", other, higher))
-		b.logf("   %d queued: %s slices/s; sbatch --array: %s jobs/s", queued, number(rate), number(other))
+		b.logf("   %d queued: %s slices/s in runs of one (%s ms of CPU each: %s), %s in one run (%s ms: %s); sbatch --array: %s jobs/s (%s ms)", queued,
+			number(rate), number(median(ours.cpu)), ours.roles(), number(whole), number(median(one.cpu)), one.roles(), number(other), number(median(theirs.cpu)))
 		line.points = append(line.points, point{float64(queued + 1), rate})
+		array.points = append(array.points, point{float64(queued + 1), whole})
 		peer.points = append(peer.points, point{float64(queued + 1), other})
 	}
-	p.series = []series{line, peer}
+	p.series = []series{line, array, peer}
 	return b.plot("system-throughput", p)
+}
+
+// rounds collects what the rounds of one kind of load gave.
+type rounds struct {
+	rate   []float64            // a second
+	cpu    []float64            // milliseconds of processor time each
+	byRole map[string][]float64 // the same
+}
+
+// take runs n of something and notes how fast, and at what cost.
+func (r *rounds) take(n int, cpu func() (cpuTime, error), run func() error) error {
+	before, err := cpu()
+	if err != nil {
+		return err
+	}
+	begin := time.Now()
+	if err := run(); err != nil {
+		return err
+	}
+	r.rate = append(r.rate, float64(n)/time.Since(begin).Seconds())
+	after, err := cpu()
+	if err != nil {
+		return err
+	}
+	used := after.minus(before)
+	r.cpu = append(r.cpu, used.all/float64(n)*1e3)
+	if r.byRole == nil {
+		r.byRole = map[string][]float64{}
+	}
+	for role, t := range used.byRole {
+		r.byRole[role] = append(r.byRole[role], t/float64(n)*1e3)
+	}
+	return nil
+}
+
+// roles tells the processor time by what used it.
+func (r *rounds) roles() string {
+	var out []string
+	for _, role := range []string{"server", "agent", "keeper", "slices"} {
+		out = append(out, role+" "+number(median(r.byRole[role])))
+	}
+	return strings.Join(out, ", ")
+}
+
+// cpu is what the cluster has used.
+func (c *benchCluster) cpu() (cpuTime, error) { return cpuOf("/proc", c.cmd.Process.Pid) }
+
+// manySlices uploads a pipeline of n slices that have nothing to do with each other, each a
+// copy of the trivial one.
+func (c *benchCluster) manySlices(ctx context.Context, b *bench, n int) (*v1.SubmitRunRequest, error) {
+	dir := filepath.Join(b.dir, "many")
+	if err := os.CopyFS(dir, os.DirFS(filepath.Join(b.root, "tools", "bench", "rows"))); err != nil {
+		return nil, err
+	}
+	dsl, bundle := filepath.Join(dir, "many.dsl"), filepath.Join(dir, "many.bundle")
+	if err := os.WriteFile(dsl, []byte(manyDSL(n)), 0o644); err != nil {
+		return nil, err
+	}
+	if _, err := c.cli.Run(ctx, "build", dsl, "--out", bundle); err != nil {
+		return nil, err
+	}
+	id := filepath.Join(dir, "id")
+	args := []string{"run", bundle, "--herd", systemHerd, "--wait", "--id-file", id}
+	for i := range n {
+		args = append(args, "--input", fmt.Sprintf("s%d=%s", i, c.input))
+	}
+	if _, err := c.cli.Run(ctx, args...); err != nil {
+		return nil, err
+	}
+	r, err := c.ran(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return again(r), nil
+}
+
+// manyDSL is that pipeline.
+func manyDSL(n int) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "@herd(%q)\nFeature: Many\n\n  Scenario: Many\n", systemHerd)
+	for i := range n {
+		fmt.Fprintf(&b, `
+    @source("file://flights.jsonl", name="s%[1]d") @contract("contracts.Flight")
+    Given flights %[1]d
+
+    @step("filter", where="delay > 15", from="s%[1]d", name="l%[1]d")
+    When the late ones are kept
+
+    @step("derive", weight="delay * distance", name="w%[1]d")
+    And each delay is weighed
+
+    @sink("file://late%[1]d.jsonl", name="o%[1]d")
+    Then they are stored
+`, i)
+	}
+	b.WriteString("\n    @dlq(\"file://rejected.jsonl\", name=\"rejected\")\n")
+	return b.String()
+}
+
+// ran is the run whose id is in a file.
+func (c *benchCluster) ran(ctx context.Context, idFile string) (*v1.Run, error) {
+	raw, err := os.ReadFile(idFile)
+	if err != nil {
+		return nil, err
+	}
+	return c.runs.Get(ctx, &v1.GetRunRequest{Id: strings.TrimSpace(string(raw))})
+}
+
+// again is the submission that made a run.
+func again(r *v1.Run) *v1.SubmitRunRequest {
+	return &v1.SubmitRunRequest{Herd: systemHerd, BundleDigest: r.BundleDigest, Inputs: r.Inputs}
 }
 
 // fill has so many runs wait.
@@ -347,11 +480,9 @@ func (c *benchCluster) fill(ctx context.Context, queued int) error {
 	}, func(done int) { c.queued += done })
 }
 
-// sustain runs n trivial runs, some at a time, and returns how many a second.
-func (c *benchCluster) sustain(ctx context.Context, n int) (float64, error) {
-	begin := time.Now()
-	err := inParallel(32, n, func() error { _, _, err := c.once(ctx); return err }, func(int) {})
-	return float64(n) / time.Since(begin).Seconds(), err
+// sustain runs n trivial runs, some at a time.
+func (c *benchCluster) sustain(ctx context.Context, n int) error {
+	return inParallel(32, n, func() error { _, _, err := c.follow(ctx, c.trivial); return err }, func(int) {})
 }
 
 // inParallel calls f n times, so many at once, and stops after an error.

@@ -30,6 +30,7 @@ type AgentMessage struct {
 	//	*AgentMessage_Heartbeat
 	//	*AgentMessage_Status
 	//	*AgentMessage_LogRefusal
+	//	*AgentMessage_Forgotten
 	Message       isAgentMessage_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -108,6 +109,15 @@ func (x *AgentMessage) GetLogRefusal() *LogRefusal {
 	return nil
 }
 
+func (x *AgentMessage) GetForgotten() *Forgotten {
+	if x != nil {
+		if x, ok := x.Message.(*AgentMessage_Forgotten); ok {
+			return x.Forgotten
+		}
+	}
+	return nil
+}
+
 type isAgentMessage_Message interface {
 	isAgentMessage_Message()
 }
@@ -128,6 +138,10 @@ type AgentMessage_LogRefusal struct {
 	LogRefusal *LogRefusal `protobuf:"bytes,4,opt,name=log_refusal,json=logRefusal,proto3,oneof"`
 }
 
+type AgentMessage_Forgotten struct {
+	Forgotten *Forgotten `protobuf:"bytes,5,opt,name=forgotten,proto3,oneof"`
+}
+
 func (*AgentMessage_Hello) isAgentMessage_Message() {}
 
 func (*AgentMessage_Heartbeat) isAgentMessage_Message() {}
@@ -135,6 +149,54 @@ func (*AgentMessage_Heartbeat) isAgentMessage_Message() {}
 func (*AgentMessage_Status) isAgentMessage_Message() {}
 
 func (*AgentMessage_LogRefusal) isAgentMessage_Message() {}
+
+func (*AgentMessage_Forgotten) isAgentMessage_Message() {}
+
+// Forgotten says that nothing is left of the exits that a DesiredState acknowledged: the
+// leader need not name them again in this session.
+type Forgotten struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	AcknowledgedTo uint64                 `protobuf:"varint,1,opt,name=acknowledged_to,json=acknowledgedTo,proto3" json:"acknowledged_to,omitempty"` // of that DesiredState
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Forgotten) Reset() {
+	*x = Forgotten{}
+	mi := &file_runink_v1_agent_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Forgotten) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Forgotten) ProtoMessage() {}
+
+func (x *Forgotten) ProtoReflect() protoreflect.Message {
+	mi := &file_runink_v1_agent_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Forgotten.ProtoReflect.Descriptor instead.
+func (*Forgotten) Descriptor() ([]byte, []int) {
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Forgotten) GetAcknowledgedTo() uint64 {
+	if x != nil {
+		return x.AcknowledgedTo
+	}
+	return 0
+}
 
 type Hello struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -155,7 +217,7 @@ type Hello struct {
 
 func (x *Hello) Reset() {
 	*x = Hello{}
-	mi := &file_runink_v1_agent_proto_msgTypes[1]
+	mi := &file_runink_v1_agent_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -167,7 +229,7 @@ func (x *Hello) String() string {
 func (*Hello) ProtoMessage() {}
 
 func (x *Hello) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[1]
+	mi := &file_runink_v1_agent_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -180,7 +242,7 @@ func (x *Hello) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hello.ProtoReflect.Descriptor instead.
 func (*Hello) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{1}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *Hello) GetNode() string {
@@ -267,7 +329,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_runink_v1_agent_proto_msgTypes[2]
+	mi := &file_runink_v1_agent_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -279,7 +341,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[2]
+	mi := &file_runink_v1_agent_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -292,7 +354,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{2}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Heartbeat) GetSeq() uint64 {
@@ -334,7 +396,7 @@ type StatusReport struct {
 
 func (x *StatusReport) Reset() {
 	*x = StatusReport{}
-	mi := &file_runink_v1_agent_proto_msgTypes[3]
+	mi := &file_runink_v1_agent_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -346,7 +408,7 @@ func (x *StatusReport) String() string {
 func (*StatusReport) ProtoMessage() {}
 
 func (x *StatusReport) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[3]
+	mi := &file_runink_v1_agent_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -359,7 +421,7 @@ func (x *StatusReport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusReport.ProtoReflect.Descriptor instead.
 func (*StatusReport) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{3}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusReport) GetSeq() uint64 {
@@ -394,7 +456,7 @@ type SliceStatus struct {
 
 func (x *SliceStatus) Reset() {
 	*x = SliceStatus{}
-	mi := &file_runink_v1_agent_proto_msgTypes[4]
+	mi := &file_runink_v1_agent_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -406,7 +468,7 @@ func (x *SliceStatus) String() string {
 func (*SliceStatus) ProtoMessage() {}
 
 func (x *SliceStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[4]
+	mi := &file_runink_v1_agent_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -419,7 +481,7 @@ func (x *SliceStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SliceStatus.ProtoReflect.Descriptor instead.
 func (*SliceStatus) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{4}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *SliceStatus) GetRun() string {
@@ -509,7 +571,7 @@ type SliceExit struct {
 
 func (x *SliceExit) Reset() {
 	*x = SliceExit{}
-	mi := &file_runink_v1_agent_proto_msgTypes[5]
+	mi := &file_runink_v1_agent_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -521,7 +583,7 @@ func (x *SliceExit) String() string {
 func (*SliceExit) ProtoMessage() {}
 
 func (x *SliceExit) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[5]
+	mi := &file_runink_v1_agent_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -534,7 +596,7 @@ func (x *SliceExit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SliceExit.ProtoReflect.Descriptor instead.
 func (*SliceExit) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{5}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *SliceExit) GetReason() string {
@@ -598,7 +660,7 @@ type BlockCount struct {
 
 func (x *BlockCount) Reset() {
 	*x = BlockCount{}
-	mi := &file_runink_v1_agent_proto_msgTypes[6]
+	mi := &file_runink_v1_agent_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -610,7 +672,7 @@ func (x *BlockCount) String() string {
 func (*BlockCount) ProtoMessage() {}
 
 func (x *BlockCount) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[6]
+	mi := &file_runink_v1_agent_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -623,7 +685,7 @@ func (x *BlockCount) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BlockCount.ProtoReflect.Descriptor instead.
 func (*BlockCount) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{6}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *BlockCount) GetIn() int64 {
@@ -666,7 +728,7 @@ type OutputPart struct {
 
 func (x *OutputPart) Reset() {
 	*x = OutputPart{}
-	mi := &file_runink_v1_agent_proto_msgTypes[7]
+	mi := &file_runink_v1_agent_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -678,7 +740,7 @@ func (x *OutputPart) String() string {
 func (*OutputPart) ProtoMessage() {}
 
 func (x *OutputPart) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[7]
+	mi := &file_runink_v1_agent_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -691,7 +753,7 @@ func (x *OutputPart) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OutputPart.ProtoReflect.Descriptor instead.
 func (*OutputPart) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{7}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *OutputPart) GetBlock() string {
@@ -738,7 +800,7 @@ type ControllerMessage struct {
 
 func (x *ControllerMessage) Reset() {
 	*x = ControllerMessage{}
-	mi := &file_runink_v1_agent_proto_msgTypes[8]
+	mi := &file_runink_v1_agent_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +812,7 @@ func (x *ControllerMessage) String() string {
 func (*ControllerMessage) ProtoMessage() {}
 
 func (x *ControllerMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[8]
+	mi := &file_runink_v1_agent_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +825,7 @@ func (x *ControllerMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ControllerMessage.ProtoReflect.Descriptor instead.
 func (*ControllerMessage) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{8}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ControllerMessage) GetMessage() isControllerMessage_Message {
@@ -863,7 +925,7 @@ type Welcome struct {
 
 func (x *Welcome) Reset() {
 	*x = Welcome{}
-	mi := &file_runink_v1_agent_proto_msgTypes[9]
+	mi := &file_runink_v1_agent_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -875,7 +937,7 @@ func (x *Welcome) String() string {
 func (*Welcome) ProtoMessage() {}
 
 func (x *Welcome) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[9]
+	mi := &file_runink_v1_agent_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -888,7 +950,7 @@ func (x *Welcome) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Welcome.ProtoReflect.Descriptor instead.
 func (*Welcome) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{9}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Welcome) GetLeaseMs() int64 {
@@ -923,7 +985,7 @@ type HeartbeatAck struct {
 
 func (x *HeartbeatAck) Reset() {
 	*x = HeartbeatAck{}
-	mi := &file_runink_v1_agent_proto_msgTypes[10]
+	mi := &file_runink_v1_agent_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +997,7 @@ func (x *HeartbeatAck) String() string {
 func (*HeartbeatAck) ProtoMessage() {}
 
 func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[10]
+	mi := &file_runink_v1_agent_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1010,7 @@ func (x *HeartbeatAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HeartbeatAck.ProtoReflect.Descriptor instead.
 func (*HeartbeatAck) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{10}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *HeartbeatAck) GetSeq() uint64 {
@@ -974,7 +1036,7 @@ type StatusAck struct {
 
 func (x *StatusAck) Reset() {
 	*x = StatusAck{}
-	mi := &file_runink_v1_agent_proto_msgTypes[11]
+	mi := &file_runink_v1_agent_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -986,7 +1048,7 @@ func (x *StatusAck) String() string {
 func (*StatusAck) ProtoMessage() {}
 
 func (x *StatusAck) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[11]
+	mi := &file_runink_v1_agent_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -999,7 +1061,7 @@ func (x *StatusAck) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusAck.ProtoReflect.Descriptor instead.
 func (*StatusAck) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{11}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StatusAck) GetSeq() uint64 {
@@ -1017,14 +1079,16 @@ type DesiredState struct {
 	Peers    []*Peer                `protobuf:"bytes,3,rep,name=peers,proto3" json:"peers,omitempty"`
 	Drain    bool                   `protobuf:"varint,4,opt,name=drain,proto3" json:"drain,omitempty"`
 	// Exits that are recorded and may be forgotten by the keeper.
-	Acknowledged  []*SliceKey `protobuf:"bytes,5,rep,name=acknowledged,proto3" json:"acknowledged,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Acknowledged []*SliceKey `protobuf:"bytes,5,rep,name=acknowledged,proto3" json:"acknowledged,omitempty"`
+	// How many exits this session has acknowledged so far; 0: none.
+	AcknowledgedTo uint64 `protobuf:"varint,6,opt,name=acknowledged_to,json=acknowledgedTo,proto3" json:"acknowledged_to,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DesiredState) Reset() {
 	*x = DesiredState{}
-	mi := &file_runink_v1_agent_proto_msgTypes[12]
+	mi := &file_runink_v1_agent_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1036,7 +1100,7 @@ func (x *DesiredState) String() string {
 func (*DesiredState) ProtoMessage() {}
 
 func (x *DesiredState) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[12]
+	mi := &file_runink_v1_agent_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1049,7 +1113,7 @@ func (x *DesiredState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DesiredState.ProtoReflect.Descriptor instead.
 func (*DesiredState) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{12}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *DesiredState) GetRevision() uint64 {
@@ -1087,6 +1151,13 @@ func (x *DesiredState) GetAcknowledged() []*SliceKey {
 	return nil
 }
 
+func (x *DesiredState) GetAcknowledgedTo() uint64 {
+	if x != nil {
+		return x.AcknowledgedTo
+	}
+	return 0
+}
+
 type SliceKey struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
@@ -1098,7 +1169,7 @@ type SliceKey struct {
 
 func (x *SliceKey) Reset() {
 	*x = SliceKey{}
-	mi := &file_runink_v1_agent_proto_msgTypes[13]
+	mi := &file_runink_v1_agent_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1110,7 +1181,7 @@ func (x *SliceKey) String() string {
 func (*SliceKey) ProtoMessage() {}
 
 func (x *SliceKey) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[13]
+	mi := &file_runink_v1_agent_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1123,7 +1194,7 @@ func (x *SliceKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SliceKey.ProtoReflect.Descriptor instead.
 func (*SliceKey) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{13}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *SliceKey) GetRun() string {
@@ -1160,7 +1231,7 @@ type Peer struct {
 
 func (x *Peer) Reset() {
 	*x = Peer{}
-	mi := &file_runink_v1_agent_proto_msgTypes[14]
+	mi := &file_runink_v1_agent_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1172,7 +1243,7 @@ func (x *Peer) String() string {
 func (*Peer) ProtoMessage() {}
 
 func (x *Peer) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[14]
+	mi := &file_runink_v1_agent_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1185,7 +1256,7 @@ func (x *Peer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Peer.ProtoReflect.Descriptor instead.
 func (*Peer) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{14}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Peer) GetNode() string {
@@ -1240,7 +1311,7 @@ type SliceAssignment struct {
 
 func (x *SliceAssignment) Reset() {
 	*x = SliceAssignment{}
-	mi := &file_runink_v1_agent_proto_msgTypes[15]
+	mi := &file_runink_v1_agent_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1252,7 +1323,7 @@ func (x *SliceAssignment) String() string {
 func (*SliceAssignment) ProtoMessage() {}
 
 func (x *SliceAssignment) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[15]
+	mi := &file_runink_v1_agent_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1265,7 +1336,7 @@ func (x *SliceAssignment) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SliceAssignment.ProtoReflect.Descriptor instead.
 func (*SliceAssignment) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{15}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SliceAssignment) GetKey() *SliceKey {
@@ -1378,7 +1449,7 @@ type SecretUse struct {
 
 func (x *SecretUse) Reset() {
 	*x = SecretUse{}
-	mi := &file_runink_v1_agent_proto_msgTypes[16]
+	mi := &file_runink_v1_agent_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1461,7 @@ func (x *SecretUse) String() string {
 func (*SecretUse) ProtoMessage() {}
 
 func (x *SecretUse) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[16]
+	mi := &file_runink_v1_agent_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1474,7 @@ func (x *SecretUse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SecretUse.ProtoReflect.Descriptor instead.
 func (*SecretUse) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{16}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SecretUse) GetPath() string {
@@ -1438,7 +1509,7 @@ type InputFile struct {
 
 func (x *InputFile) Reset() {
 	*x = InputFile{}
-	mi := &file_runink_v1_agent_proto_msgTypes[17]
+	mi := &file_runink_v1_agent_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1450,7 +1521,7 @@ func (x *InputFile) String() string {
 func (*InputFile) ProtoMessage() {}
 
 func (x *InputFile) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[17]
+	mi := &file_runink_v1_agent_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1463,7 +1534,7 @@ func (x *InputFile) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use InputFile.ProtoReflect.Descriptor instead.
 func (*InputFile) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{17}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *InputFile) GetBlock() string {
@@ -1500,7 +1571,7 @@ type EdgeEnd struct {
 
 func (x *EdgeEnd) Reset() {
 	*x = EdgeEnd{}
-	mi := &file_runink_v1_agent_proto_msgTypes[18]
+	mi := &file_runink_v1_agent_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1512,7 +1583,7 @@ func (x *EdgeEnd) String() string {
 func (*EdgeEnd) ProtoMessage() {}
 
 func (x *EdgeEnd) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[18]
+	mi := &file_runink_v1_agent_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1525,7 +1596,7 @@ func (x *EdgeEnd) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EdgeEnd.ProtoReflect.Descriptor instead.
 func (*EdgeEnd) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{18}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *EdgeEnd) GetId() int32 {
@@ -1573,7 +1644,7 @@ type SliceGrantRequest struct {
 
 func (x *SliceGrantRequest) Reset() {
 	*x = SliceGrantRequest{}
-	mi := &file_runink_v1_agent_proto_msgTypes[19]
+	mi := &file_runink_v1_agent_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1585,7 +1656,7 @@ func (x *SliceGrantRequest) String() string {
 func (*SliceGrantRequest) ProtoMessage() {}
 
 func (x *SliceGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[19]
+	mi := &file_runink_v1_agent_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1598,7 +1669,7 @@ func (x *SliceGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SliceGrantRequest.ProtoReflect.Descriptor instead.
 func (*SliceGrantRequest) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{19}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *SliceGrantRequest) GetKey() *SliceKey {
@@ -1626,7 +1697,7 @@ type SliceGrantResponse struct {
 
 func (x *SliceGrantResponse) Reset() {
 	*x = SliceGrantResponse{}
-	mi := &file_runink_v1_agent_proto_msgTypes[20]
+	mi := &file_runink_v1_agent_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1638,7 +1709,7 @@ func (x *SliceGrantResponse) String() string {
 func (*SliceGrantResponse) ProtoMessage() {}
 
 func (x *SliceGrantResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[20]
+	mi := &file_runink_v1_agent_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1651,7 +1722,7 @@ func (x *SliceGrantResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SliceGrantResponse.ProtoReflect.Descriptor instead.
 func (*SliceGrantResponse) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{20}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *SliceGrantResponse) GetSecrets() map[string][]byte {
@@ -1689,7 +1760,7 @@ type LogRequest struct {
 
 func (x *LogRequest) Reset() {
 	*x = LogRequest{}
-	mi := &file_runink_v1_agent_proto_msgTypes[21]
+	mi := &file_runink_v1_agent_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1772,7 @@ func (x *LogRequest) String() string {
 func (*LogRequest) ProtoMessage() {}
 
 func (x *LogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[21]
+	mi := &file_runink_v1_agent_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1785,7 @@ func (x *LogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRequest.ProtoReflect.Descriptor instead.
 func (*LogRequest) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{21}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LogRequest) GetId() string {
@@ -1772,7 +1843,7 @@ type LogChunk struct {
 
 func (x *LogChunk) Reset() {
 	*x = LogChunk{}
-	mi := &file_runink_v1_agent_proto_msgTypes[22]
+	mi := &file_runink_v1_agent_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +1855,7 @@ func (x *LogChunk) String() string {
 func (*LogChunk) ProtoMessage() {}
 
 func (x *LogChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[22]
+	mi := &file_runink_v1_agent_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +1868,7 @@ func (x *LogChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogChunk.ProtoReflect.Descriptor instead.
 func (*LogChunk) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{22}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *LogChunk) GetId() string {
@@ -1843,7 +1914,7 @@ type PushLogResponse struct {
 
 func (x *PushLogResponse) Reset() {
 	*x = PushLogResponse{}
-	mi := &file_runink_v1_agent_proto_msgTypes[23]
+	mi := &file_runink_v1_agent_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1855,7 +1926,7 @@ func (x *PushLogResponse) String() string {
 func (*PushLogResponse) ProtoMessage() {}
 
 func (x *PushLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[23]
+	mi := &file_runink_v1_agent_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1868,7 +1939,7 @@ func (x *PushLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PushLogResponse.ProtoReflect.Descriptor instead.
 func (*PushLogResponse) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{23}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{24}
 }
 
 // LogRefusal answers a LogRequest for which no PushLog could be held.
@@ -1882,7 +1953,7 @@ type LogRefusal struct {
 
 func (x *LogRefusal) Reset() {
 	*x = LogRefusal{}
-	mi := &file_runink_v1_agent_proto_msgTypes[24]
+	mi := &file_runink_v1_agent_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1894,7 +1965,7 @@ func (x *LogRefusal) String() string {
 func (*LogRefusal) ProtoMessage() {}
 
 func (x *LogRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_runink_v1_agent_proto_msgTypes[24]
+	mi := &file_runink_v1_agent_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1907,7 +1978,7 @@ func (x *LogRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogRefusal.ProtoReflect.Descriptor instead.
 func (*LogRefusal) Descriptor() ([]byte, []int) {
-	return file_runink_v1_agent_proto_rawDescGZIP(), []int{24}
+	return file_runink_v1_agent_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *LogRefusal) GetId() string {
@@ -1928,14 +1999,17 @@ var File_runink_v1_agent_proto protoreflect.FileDescriptor
 
 const file_runink_v1_agent_proto_rawDesc = "" +
 	"\n" +
-	"\x15runink/v1/agent.proto\x12\trunink.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16runink/v1/common.proto\"\xe6\x01\n" +
+	"\x15runink/v1/agent.proto\x12\trunink.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16runink/v1/common.proto\"\x9c\x02\n" +
 	"\fAgentMessage\x12(\n" +
 	"\x05hello\x18\x01 \x01(\v2\x10.runink.v1.HelloH\x00R\x05hello\x124\n" +
 	"\theartbeat\x18\x02 \x01(\v2\x14.runink.v1.HeartbeatH\x00R\theartbeat\x121\n" +
 	"\x06status\x18\x03 \x01(\v2\x17.runink.v1.StatusReportH\x00R\x06status\x128\n" +
 	"\vlog_refusal\x18\x04 \x01(\v2\x15.runink.v1.LogRefusalH\x00R\n" +
-	"logRefusalB\t\n" +
-	"\amessage\"\xaa\x03\n" +
+	"logRefusal\x124\n" +
+	"\tforgotten\x18\x05 \x01(\v2\x14.runink.v1.ForgottenH\x00R\tforgottenB\t\n" +
+	"\amessage\"4\n" +
+	"\tForgotten\x12'\n" +
+	"\x0facknowledged_to\x18\x01 \x01(\x04R\x0eacknowledgedTo\"\xaa\x03\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x18\n" +
@@ -2014,13 +2088,14 @@ const file_runink_v1_agent_proto_rawDesc = "" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12#\n" +
 	"\rsent_boottime\x18\x02 \x01(\x03R\fsentBoottime\"\x1d\n" +
 	"\tStatusAck\x12\x10\n" +
-	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\xd4\x01\n" +
+	"\x03seq\x18\x01 \x01(\x04R\x03seq\"\xfd\x01\n" +
 	"\fDesiredState\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x122\n" +
 	"\x06slices\x18\x02 \x03(\v2\x1a.runink.v1.SliceAssignmentR\x06slices\x12%\n" +
 	"\x05peers\x18\x03 \x03(\v2\x0f.runink.v1.PeerR\x05peers\x12\x14\n" +
 	"\x05drain\x18\x04 \x01(\bR\x05drain\x127\n" +
-	"\facknowledged\x18\x05 \x03(\v2\x13.runink.v1.SliceKeyR\facknowledged\"H\n" +
+	"\facknowledged\x18\x05 \x03(\v2\x13.runink.v1.SliceKeyR\facknowledged\x12'\n" +
+	"\x0facknowledged_to\x18\x06 \x01(\x04R\x0eacknowledgedTo\"H\n" +
 	"\bSliceKey\x12\x10\n" +
 	"\x03run\x18\x01 \x01(\tR\x03run\x12\x14\n" +
 	"\x05slice\x18\x02 \x01(\tR\x05slice\x12\x14\n" +
@@ -2112,86 +2187,88 @@ func file_runink_v1_agent_proto_rawDescGZIP() []byte {
 	return file_runink_v1_agent_proto_rawDescData
 }
 
-var file_runink_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_runink_v1_agent_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_runink_v1_agent_proto_goTypes = []any{
 	(*AgentMessage)(nil),          // 0: runink.v1.AgentMessage
-	(*Hello)(nil),                 // 1: runink.v1.Hello
-	(*Heartbeat)(nil),             // 2: runink.v1.Heartbeat
-	(*StatusReport)(nil),          // 3: runink.v1.StatusReport
-	(*SliceStatus)(nil),           // 4: runink.v1.SliceStatus
-	(*SliceExit)(nil),             // 5: runink.v1.SliceExit
-	(*BlockCount)(nil),            // 6: runink.v1.BlockCount
-	(*OutputPart)(nil),            // 7: runink.v1.OutputPart
-	(*ControllerMessage)(nil),     // 8: runink.v1.ControllerMessage
-	(*Welcome)(nil),               // 9: runink.v1.Welcome
-	(*HeartbeatAck)(nil),          // 10: runink.v1.HeartbeatAck
-	(*StatusAck)(nil),             // 11: runink.v1.StatusAck
-	(*DesiredState)(nil),          // 12: runink.v1.DesiredState
-	(*SliceKey)(nil),              // 13: runink.v1.SliceKey
-	(*Peer)(nil),                  // 14: runink.v1.Peer
-	(*SliceAssignment)(nil),       // 15: runink.v1.SliceAssignment
-	(*SecretUse)(nil),             // 16: runink.v1.SecretUse
-	(*InputFile)(nil),             // 17: runink.v1.InputFile
-	(*EdgeEnd)(nil),               // 18: runink.v1.EdgeEnd
-	(*SliceGrantRequest)(nil),     // 19: runink.v1.SliceGrantRequest
-	(*SliceGrantResponse)(nil),    // 20: runink.v1.SliceGrantResponse
-	(*LogRequest)(nil),            // 21: runink.v1.LogRequest
-	(*LogChunk)(nil),              // 22: runink.v1.LogChunk
-	(*PushLogResponse)(nil),       // 23: runink.v1.PushLogResponse
-	(*LogRefusal)(nil),            // 24: runink.v1.LogRefusal
-	nil,                           // 25: runink.v1.Hello.LabelsEntry
-	nil,                           // 26: runink.v1.SliceStatus.CountsEntry
-	nil,                           // 27: runink.v1.BlockCount.RejectedEntry
-	nil,                           // 28: runink.v1.SliceAssignment.ParamsEntry
-	nil,                           // 29: runink.v1.SliceGrantResponse.SecretsEntry
-	(*Resources)(nil),             // 30: runink.v1.Resources
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*Forgotten)(nil),             // 1: runink.v1.Forgotten
+	(*Hello)(nil),                 // 2: runink.v1.Hello
+	(*Heartbeat)(nil),             // 3: runink.v1.Heartbeat
+	(*StatusReport)(nil),          // 4: runink.v1.StatusReport
+	(*SliceStatus)(nil),           // 5: runink.v1.SliceStatus
+	(*SliceExit)(nil),             // 6: runink.v1.SliceExit
+	(*BlockCount)(nil),            // 7: runink.v1.BlockCount
+	(*OutputPart)(nil),            // 8: runink.v1.OutputPart
+	(*ControllerMessage)(nil),     // 9: runink.v1.ControllerMessage
+	(*Welcome)(nil),               // 10: runink.v1.Welcome
+	(*HeartbeatAck)(nil),          // 11: runink.v1.HeartbeatAck
+	(*StatusAck)(nil),             // 12: runink.v1.StatusAck
+	(*DesiredState)(nil),          // 13: runink.v1.DesiredState
+	(*SliceKey)(nil),              // 14: runink.v1.SliceKey
+	(*Peer)(nil),                  // 15: runink.v1.Peer
+	(*SliceAssignment)(nil),       // 16: runink.v1.SliceAssignment
+	(*SecretUse)(nil),             // 17: runink.v1.SecretUse
+	(*InputFile)(nil),             // 18: runink.v1.InputFile
+	(*EdgeEnd)(nil),               // 19: runink.v1.EdgeEnd
+	(*SliceGrantRequest)(nil),     // 20: runink.v1.SliceGrantRequest
+	(*SliceGrantResponse)(nil),    // 21: runink.v1.SliceGrantResponse
+	(*LogRequest)(nil),            // 22: runink.v1.LogRequest
+	(*LogChunk)(nil),              // 23: runink.v1.LogChunk
+	(*PushLogResponse)(nil),       // 24: runink.v1.PushLogResponse
+	(*LogRefusal)(nil),            // 25: runink.v1.LogRefusal
+	nil,                           // 26: runink.v1.Hello.LabelsEntry
+	nil,                           // 27: runink.v1.SliceStatus.CountsEntry
+	nil,                           // 28: runink.v1.BlockCount.RejectedEntry
+	nil,                           // 29: runink.v1.SliceAssignment.ParamsEntry
+	nil,                           // 30: runink.v1.SliceGrantResponse.SecretsEntry
+	(*Resources)(nil),             // 31: runink.v1.Resources
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
 }
 var file_runink_v1_agent_proto_depIdxs = []int32{
-	1,  // 0: runink.v1.AgentMessage.hello:type_name -> runink.v1.Hello
-	2,  // 1: runink.v1.AgentMessage.heartbeat:type_name -> runink.v1.Heartbeat
-	3,  // 2: runink.v1.AgentMessage.status:type_name -> runink.v1.StatusReport
-	24, // 3: runink.v1.AgentMessage.log_refusal:type_name -> runink.v1.LogRefusal
-	30, // 4: runink.v1.Hello.capacity:type_name -> runink.v1.Resources
-	4,  // 5: runink.v1.Hello.slices:type_name -> runink.v1.SliceStatus
-	25, // 6: runink.v1.Hello.labels:type_name -> runink.v1.Hello.LabelsEntry
-	4,  // 7: runink.v1.StatusReport.slices:type_name -> runink.v1.SliceStatus
-	31, // 8: runink.v1.SliceStatus.started:type_name -> google.protobuf.Timestamp
-	31, // 9: runink.v1.SliceStatus.ended:type_name -> google.protobuf.Timestamp
-	5,  // 10: runink.v1.SliceStatus.exit:type_name -> runink.v1.SliceExit
-	26, // 11: runink.v1.SliceStatus.counts:type_name -> runink.v1.SliceStatus.CountsEntry
-	7,  // 12: runink.v1.SliceStatus.parts:type_name -> runink.v1.OutputPart
-	27, // 13: runink.v1.BlockCount.rejected:type_name -> runink.v1.BlockCount.RejectedEntry
-	9,  // 14: runink.v1.ControllerMessage.welcome:type_name -> runink.v1.Welcome
-	10, // 15: runink.v1.ControllerMessage.heartbeat_ack:type_name -> runink.v1.HeartbeatAck
-	11, // 16: runink.v1.ControllerMessage.status_ack:type_name -> runink.v1.StatusAck
-	12, // 17: runink.v1.ControllerMessage.desired:type_name -> runink.v1.DesiredState
-	21, // 18: runink.v1.ControllerMessage.log_request:type_name -> runink.v1.LogRequest
-	15, // 19: runink.v1.DesiredState.slices:type_name -> runink.v1.SliceAssignment
-	14, // 20: runink.v1.DesiredState.peers:type_name -> runink.v1.Peer
-	13, // 21: runink.v1.DesiredState.acknowledged:type_name -> runink.v1.SliceKey
-	13, // 22: runink.v1.SliceAssignment.key:type_name -> runink.v1.SliceKey
-	30, // 23: runink.v1.SliceAssignment.limits:type_name -> runink.v1.Resources
-	28, // 24: runink.v1.SliceAssignment.params:type_name -> runink.v1.SliceAssignment.ParamsEntry
-	17, // 25: runink.v1.SliceAssignment.inputs:type_name -> runink.v1.InputFile
-	18, // 26: runink.v1.SliceAssignment.edges:type_name -> runink.v1.EdgeEnd
-	30, // 27: runink.v1.SliceAssignment.herd_limits:type_name -> runink.v1.Resources
-	16, // 28: runink.v1.SliceAssignment.secrets:type_name -> runink.v1.SecretUse
-	13, // 29: runink.v1.SliceGrantRequest.key:type_name -> runink.v1.SliceKey
-	29, // 30: runink.v1.SliceGrantResponse.secrets:type_name -> runink.v1.SliceGrantResponse.SecretsEntry
-	13, // 31: runink.v1.LogRequest.key:type_name -> runink.v1.SliceKey
-	6,  // 32: runink.v1.SliceStatus.CountsEntry.value:type_name -> runink.v1.BlockCount
-	0,  // 33: runink.v1.AgentService.Session:input_type -> runink.v1.AgentMessage
-	19, // 34: runink.v1.AgentService.SliceGrant:input_type -> runink.v1.SliceGrantRequest
-	22, // 35: runink.v1.AgentService.PushLog:input_type -> runink.v1.LogChunk
-	8,  // 36: runink.v1.AgentService.Session:output_type -> runink.v1.ControllerMessage
-	20, // 37: runink.v1.AgentService.SliceGrant:output_type -> runink.v1.SliceGrantResponse
-	23, // 38: runink.v1.AgentService.PushLog:output_type -> runink.v1.PushLogResponse
-	36, // [36:39] is the sub-list for method output_type
-	33, // [33:36] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	2,  // 0: runink.v1.AgentMessage.hello:type_name -> runink.v1.Hello
+	3,  // 1: runink.v1.AgentMessage.heartbeat:type_name -> runink.v1.Heartbeat
+	4,  // 2: runink.v1.AgentMessage.status:type_name -> runink.v1.StatusReport
+	25, // 3: runink.v1.AgentMessage.log_refusal:type_name -> runink.v1.LogRefusal
+	1,  // 4: runink.v1.AgentMessage.forgotten:type_name -> runink.v1.Forgotten
+	31, // 5: runink.v1.Hello.capacity:type_name -> runink.v1.Resources
+	5,  // 6: runink.v1.Hello.slices:type_name -> runink.v1.SliceStatus
+	26, // 7: runink.v1.Hello.labels:type_name -> runink.v1.Hello.LabelsEntry
+	5,  // 8: runink.v1.StatusReport.slices:type_name -> runink.v1.SliceStatus
+	32, // 9: runink.v1.SliceStatus.started:type_name -> google.protobuf.Timestamp
+	32, // 10: runink.v1.SliceStatus.ended:type_name -> google.protobuf.Timestamp
+	6,  // 11: runink.v1.SliceStatus.exit:type_name -> runink.v1.SliceExit
+	27, // 12: runink.v1.SliceStatus.counts:type_name -> runink.v1.SliceStatus.CountsEntry
+	8,  // 13: runink.v1.SliceStatus.parts:type_name -> runink.v1.OutputPart
+	28, // 14: runink.v1.BlockCount.rejected:type_name -> runink.v1.BlockCount.RejectedEntry
+	10, // 15: runink.v1.ControllerMessage.welcome:type_name -> runink.v1.Welcome
+	11, // 16: runink.v1.ControllerMessage.heartbeat_ack:type_name -> runink.v1.HeartbeatAck
+	12, // 17: runink.v1.ControllerMessage.status_ack:type_name -> runink.v1.StatusAck
+	13, // 18: runink.v1.ControllerMessage.desired:type_name -> runink.v1.DesiredState
+	22, // 19: runink.v1.ControllerMessage.log_request:type_name -> runink.v1.LogRequest
+	16, // 20: runink.v1.DesiredState.slices:type_name -> runink.v1.SliceAssignment
+	15, // 21: runink.v1.DesiredState.peers:type_name -> runink.v1.Peer
+	14, // 22: runink.v1.DesiredState.acknowledged:type_name -> runink.v1.SliceKey
+	14, // 23: runink.v1.SliceAssignment.key:type_name -> runink.v1.SliceKey
+	31, // 24: runink.v1.SliceAssignment.limits:type_name -> runink.v1.Resources
+	29, // 25: runink.v1.SliceAssignment.params:type_name -> runink.v1.SliceAssignment.ParamsEntry
+	18, // 26: runink.v1.SliceAssignment.inputs:type_name -> runink.v1.InputFile
+	19, // 27: runink.v1.SliceAssignment.edges:type_name -> runink.v1.EdgeEnd
+	31, // 28: runink.v1.SliceAssignment.herd_limits:type_name -> runink.v1.Resources
+	17, // 29: runink.v1.SliceAssignment.secrets:type_name -> runink.v1.SecretUse
+	14, // 30: runink.v1.SliceGrantRequest.key:type_name -> runink.v1.SliceKey
+	30, // 31: runink.v1.SliceGrantResponse.secrets:type_name -> runink.v1.SliceGrantResponse.SecretsEntry
+	14, // 32: runink.v1.LogRequest.key:type_name -> runink.v1.SliceKey
+	7,  // 33: runink.v1.SliceStatus.CountsEntry.value:type_name -> runink.v1.BlockCount
+	0,  // 34: runink.v1.AgentService.Session:input_type -> runink.v1.AgentMessage
+	20, // 35: runink.v1.AgentService.SliceGrant:input_type -> runink.v1.SliceGrantRequest
+	23, // 36: runink.v1.AgentService.PushLog:input_type -> runink.v1.LogChunk
+	9,  // 37: runink.v1.AgentService.Session:output_type -> runink.v1.ControllerMessage
+	21, // 38: runink.v1.AgentService.SliceGrant:output_type -> runink.v1.SliceGrantResponse
+	24, // 39: runink.v1.AgentService.PushLog:output_type -> runink.v1.PushLogResponse
+	37, // [37:40] is the sub-list for method output_type
+	34, // [34:37] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_runink_v1_agent_proto_init() }
@@ -2205,8 +2282,9 @@ func file_runink_v1_agent_proto_init() {
 		(*AgentMessage_Heartbeat)(nil),
 		(*AgentMessage_Status)(nil),
 		(*AgentMessage_LogRefusal)(nil),
+		(*AgentMessage_Forgotten)(nil),
 	}
-	file_runink_v1_agent_proto_msgTypes[8].OneofWrappers = []any{
+	file_runink_v1_agent_proto_msgTypes[9].OneofWrappers = []any{
 		(*ControllerMessage_Welcome)(nil),
 		(*ControllerMessage_HeartbeatAck)(nil),
 		(*ControllerMessage_StatusAck)(nil),
@@ -2219,7 +2297,7 @@ func file_runink_v1_agent_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runink_v1_agent_proto_rawDesc), len(file_runink_v1_agent_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

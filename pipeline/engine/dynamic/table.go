@@ -31,7 +31,12 @@ type tableBuilder struct {
 }
 
 func (b *tableBuilder) build() error {
+	own := b.own()
+	needed := b.needed(own)
 	for name, ps := range b.p.Schemas {
+		if !needed[name] {
+			continue
+		}
 		ps.Name = name
 		s, err := newSchema(ps)
 		if err != nil {
@@ -43,16 +48,66 @@ func (b *tableBuilder) build() error {
 	}
 	for i := range b.p.Blocks {
 		blk := &b.p.Blocks[i]
+		if !own[blk.Name] {
+			continue
+		}
 		if err := b.block(blk); err != nil {
 			return &errs.Error{Kind: errs.KindOf(err), Op: string(blk.Kind) + " " + blk.Name, Hint: errs.HintOf(err), Err: err}
 		}
 	}
 	for i := range b.p.Edges {
-		if err := b.edge(&b.p.Edges[i]); err != nil {
+		e := &b.p.Edges[i]
+		if !own[e.From] && !own[e.To] {
+			continue
+		}
+		if err := b.edge(e); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// own names the blocks that may run: a plan of hundreds of slices has as many processes, and
+// each would compile the expressions of all.
+func (b *tableBuilder) own() map[string]bool {
+	own := map[string]bool{}
+	for _, s := range b.p.Slices {
+		if b.env.Slice == "" || s.Name == b.env.Slice {
+			for _, name := range s.Blocks {
+				own[name] = true
+			}
+		}
+	}
+	return own
+}
+
+// needed names the schemas of what those blocks take in, make, and send to others.
+func (b *tableBuilder) needed(own map[string]bool) map[string]bool {
+	names := map[string]bool{}
+	for i := range b.p.Blocks {
+		blk := &b.p.Blocks[i]
+		if !own[blk.Name] {
+			continue
+		}
+		names[blk.Contract], names[blk.Out] = true, true
+		for _, in := range blk.In {
+			names[in] = true
+		}
+		if blk.Kind == plan.KindSink {
+			names[b.sinkSchema(blk)] = true
+		}
+	}
+	for i := range b.p.Edges {
+		e := &b.p.Edges[i]
+		if e.Schema == "" || !own[e.From] && !own[e.To] {
+			continue
+		}
+		names[e.Schema], names[engine.EmitSchema(b.p, e)] = true, true
+		for _, pair := range engine.EdgeProjections(b.p, e) {
+			names[pair[0]], names[pair[1]] = true, true
+		}
+	}
+	return names
 }
 
 func (b *tableBuilder) block(blk *plan.Block) error {

@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"cmp"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+)
+
+// shelf holds the logs of ended slices, within logBytes of them together. It looks at the disk
+// once, at first use, and at each folder once more when its slice is forgotten: to look at all
+// of them each time cost more than running a short slice did.
+type shelf struct {
+	mu     sync.Mutex
+	loaded bool
+	known  map[string]bool
+	dirs   []shelved // the first to go first
+	bytes  int64
+}
+
+// folderBytes is what a folder counts beside its content: slices that say nothing would fill a
+// disk's inodes else.
+const folderBytes = 16 << 10
+
+type shelved struct {
+	path  string
+	bytes int64
+	newer time.Time // the last change
+}
+
+// put takes the log folder of a slice that was just forgotten, and removes the oldest beyond
+// the bound.
+func (s *shelf) put(a *Agent, path string) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.loaded {
+		if err := s.load(a); err != nil {
+			return err
+		}
+	}
+	if err := s.add(path); err != nil {
+		return err
+	}
+	for s.bytes > logBytes && len(s.dirs) > 0 {
+		old := s.dirs[0]
+		if err := os.RemoveAll(old.path); err != nil {
+			return err
+		}
+		s.dirs = s.dirs[1:]
+		s.bytes -= old.bytes
+		delete(s.known, old.path)
+	}
+	return nil
+}
+
+// load finds what earlier agents left, but for the logs of slices that still run.
+func (s *shelf) load(a *Agent) error {
+	s.known, s.dirs, s.bytes = map[string]bool{}, nil, 0
+	root := filepath.Join(a.cfg.Dir, "logs")
+	entries, err := os.ReadDir(root)
+	if err != nil {
+		return err
+	}
+	live := map[string]bool{}
+	a.mu.Lock()
+	for id := range a.attempts {
+		live[a.logDir(id)] = true
+	}
+	a.mu.Unlock()
+	for _, e := range entries {
+		if path := filepath.Join(root, e.Name()); !live[path] {
+			if err := s.add(path); err != nil {
+				return err
+			}
+		}
+	}
+	slices.SortFunc(s.dirs, func(x, y shelved) int { return cmp.Or(x.newer.Compare(y.newer), cmp.Compare(x.path, y.path)) })
+	s.loaded = true
+	return nil
+}
+
+func (s *shelf) add(path string) error {
+	if s.known[path] {
+		return nil
+	}
+	files, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	d := shelved{path: path, bytes: folderBytes}
+	for _, f := range files {
+		fi, err := f.Info()
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		d.bytes += fi.Size()
+		if fi.ModTime().After(d.newer) {
+			d.newer = fi.ModTime()
+		}
+	}
+	s.known[path] = true
+	s.dirs = append(s.dirs, d)
+	s.bytes += d.bytes
+	return nil
+}

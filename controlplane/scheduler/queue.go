@@ -1,0 +1,232 @@
+package scheduler
+
+import (
+	"cmp"
+	"container/heap"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tidwall/btree"
+)
+
+// Queue holds the groups that wait, so that deciding about them costs what changed and not
+// how many there are. Its Pass decides as Place would about all of them, in their order: the
+// same groups are placed on the same nodes, and the same are left waiting.
+//
+// Two facts make that possible. Groups of one shape have one answer, so only the first of
+// each has to be asked for (a queue of a hundred thousand runs is mostly a few pipelines).
+// And what is placed only takes room and adds constraints, so a shape that found no place
+// finds none until something is given back, of which Freed tells. The reasons of a group are
+// as of when its shape was last asked for; what was placed since may have left even less.
+//
+// The owner tells the Queue of every change of the State that is not a Use, with Freed. It is
+// for one goroutine at a time, and as pure as Place: no clock, no I/O, no randomness.
+type Queue struct {
+	groups map[groupID]*waiting
+	runs   map[string][]*waiting // by run, regions ascending
+	shapes map[string]*line
+	open   map[*line]struct{} // lines whose first group may find a place
+	news   bool               // what is said of a group changed, see News
+}
+
+type groupID struct {
+	run    string
+	region int
+}
+
+type waiting struct {
+	at    int64
+	group Group
+	in    *line
+}
+
+// line is the groups of one shape, in order.
+type line struct {
+	shape   string
+	groups  *btree.BTreeG[*waiting]
+	refused *Unplaced // the answer to the one that was asked for last; nil while open at first
+}
+
+func lessWaiting(a, b *waiting) bool {
+	return cmp.Or(cmp.Compare(a.at, b.at), cmp.Compare(a.group.Run, b.group.Run), cmp.Compare(a.group.Region, b.group.Region)) < 0
+}
+
+// NewQueue returns an empty Queue.
+func NewQueue() *Queue {
+	return &Queue{groups: map[groupID]*waiting{}, runs: map[string][]*waiting{}, shapes: map[string]*line{}, open: map[*line]struct{}{}}
+}
+
+// Add has a group wait. Groups are placed in the order of at, then of run and region. free
+// says that nothing the slices of other regions of its run do matters to this one: the run
+// has no other region, or no slice of it has ColocateWith, Domain or SpreadNode. A group that
+// waits already is replaced.
+func (q *Queue) Add(at int64, g Group, free bool) {
+	q.Remove(g.Run, g.Region)
+	shape := "one\x00" + g.Run + "\x00" + strconv.Itoa(g.Region)
+	if free {
+		shape = "any\x00" + shapeOf(&g)
+	}
+	l := q.shapes[shape]
+	if l == nil {
+		l = &line{shape: shape, groups: btree.NewBTreeGOptions(lessWaiting, btree.Options{NoLocks: true, Degree: 16})}
+		q.shapes[shape] = l
+		q.open[l] = struct{}{}
+	} else if first, ok := l.groups.Min(); ok && sameNames(first.group.Slices, g.Slices) {
+		g.Slices = first.group.Slices // one copy for all
+	}
+	w := &waiting{at: at, group: g, in: l}
+	l.groups.Set(w)
+	q.groups[groupID{g.Run, g.Region}] = w
+	of := append(q.runs[g.Run], w)
+	slices.SortFunc(of, func(a, b *waiting) int { return cmp.Compare(a.group.Region, b.group.Region) })
+	q.runs[g.Run] = of
+	q.news = q.news || l.refused != nil
+}
+
+func sameNames(a, b []Slice) bool {
+	return slices.EqualFunc(a, b, func(x, y Slice) bool { return x.Name == y.Name })
+}
+
+// Remove ends a group's waiting; one that does not wait is no error.
+func (q *Queue) Remove(run string, region int) {
+	w := q.groups[groupID{run, region}]
+	if w == nil {
+		return
+	}
+	delete(q.groups, groupID{run, region})
+	if of := slices.DeleteFunc(q.runs[run], func(o *waiting) bool { return o == w }); len(of) > 0 {
+		q.runs[run] = of
+	} else {
+		delete(q.runs, run)
+	}
+	w.in.groups.Delete(w)
+	if w.in.groups.Len() == 0 {
+		delete(q.shapes, w.in.shape)
+		delete(q.open, w.in)
+	}
+}
+
+// Len is how many groups wait.
+func (q *Queue) Len() int { return len(q.groups) }
+
+// Freed says that the State changed in a way that may let a group fit that did not: a
+// Release, and whatever became of a node or a herd.
+func (q *Queue) Freed() {
+	for _, l := range q.shapes {
+		q.open[l] = struct{}{}
+	}
+}
+
+// Due reports whether a Pass may place something.
+func (q *Queue) Due() bool { return len(q.open) > 0 }
+
+// News reports whether what Why says of some group may have changed since News was last
+// called.
+func (q *Queue) News() bool {
+	n := q.news
+	q.news = false
+	return n
+}
+
+// Pass decides about the groups whose place may have become free, and removes those it
+// placed. asked are the groups that were looked at, in order: Place, asked for them on this
+// State, answers placed and unplaced. It does not change st.
+func (q *Queue) Pass(st *State) (asked []Group, placed []Placement, unplaced []Unplaced) {
+	w := newWork(st)
+	firsts := make(heads, 0, len(q.open))
+	for l := range q.open {
+		if first, ok := l.groups.Min(); ok {
+			firsts = append(firsts, head{first, l})
+		}
+	}
+	heap.Init(&firsts)
+	for len(firsts) > 0 {
+		h := firsts[0]
+		g := h.first.group
+		asked = append(asked, g)
+		p, u := w.place(&g)
+		if u != nil {
+			unplaced = append(unplaced, *u)
+			q.news = q.news || h.line.refused == nil || h.line.refused.Summary != u.Summary
+			h.line.refused = u
+			delete(q.open, h.line)
+			heap.Pop(&firsts)
+			continue
+		}
+		w.accept(&g, p)
+		placed = append(placed, *p)
+		q.Remove(g.Run, g.Region)
+		if next, ok := h.line.groups.Min(); ok {
+			firsts[0].first = next
+			heap.Fix(&firsts, 0)
+		} else {
+			heap.Pop(&firsts)
+		}
+	}
+	return asked, placed, unplaced
+}
+
+// Why says of each waiting group of a run that was not found a place what kept it, regions
+// ascending.
+func (q *Queue) Why(run string) []Unplaced {
+	var out []Unplaced
+	for _, w := range q.runs[run] {
+		if u := w.in.refused; u != nil {
+			out = append(out, renamed(u, &w.group))
+		}
+	}
+	return out
+}
+
+// renamed is what was said of one group, said of another of its shape. Shapes of one slice
+// have no name in them.
+func renamed(u *Unplaced, g *Group) Unplaced {
+	out := *u
+	out.Run, out.Region = g.Run, g.Region
+	if len(g.Slices) != 1 {
+		return out
+	}
+	name := g.Slices[0].Name
+	out.Reasons = slices.Clone(u.Reasons)
+	for i, r := range out.Reasons {
+		if r.Slice == "" {
+			continue
+		}
+		if rest, ok := strings.CutPrefix(out.Summary, "slice "+r.Slice); ok && i == 0 {
+			out.Summary = "slice " + name + rest
+		}
+		out.Reasons[i].Slice = name
+	}
+	return out
+}
+
+// shapeOf is equal for groups of which the same becomes while nothing of their runs is on
+// nodes, apart from the names of the group and of an only slice.
+func shapeOf(g *Group) string {
+	if len(g.Slices) == 1 && g.Slices[0].Name != "" {
+		one := g.Slices[0]
+		one.Name = ""
+		return writeShape(&Group{Herd: g.Herd, Slices: []Slice{one}})
+	}
+	return writeShape(g)
+}
+
+// head is the first group of a line, in a heap of them.
+type head struct {
+	first *waiting
+	line  *line
+}
+
+type heads []head
+
+func (h heads) Len() int           { return len(h) }
+func (h heads) Less(i, j int) bool { return lessWaiting(h[i].first, h[j].first) }
+func (h heads) Swap(i, j int)      { h[i], h[j] = h[j], h[i] }
+func (h *heads) Push(x any)        { *h = append(*h, x.(head)) }
+func (h *heads) Pop() any {
+	old := *h
+	last := old[len(old)-1]
+	*h = old[:len(old)-1]
+	return last
+}
