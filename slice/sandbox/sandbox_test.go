@@ -53,7 +53,11 @@ func newBox(t *testing.T) *box {
 	if err := probe.Bundle(bundle); err != nil {
 		t.Fatal(err)
 	}
-	b := &box{t: t, l: NewLauncher(), bundle: bundle}
+	l, err := NewLauncher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &box{t: t, l: l, bundle: bundle}
 	t.Cleanup(b.l.Close)
 	return b
 }

@@ -5,8 +5,6 @@ import (
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/runink/runink/slice/sandbox/stage"
 )
 
 // denied are the system calls no bundle has business with: they change mounts, namespaces,
@@ -57,7 +55,7 @@ const (
 )
 
 // Filter is the system call filter of a slice.
-func Filter() ([]stage.Instruction, error) {
+func Filter() ([]unix.SockFilter, error) {
 	errno := func(e uint32) bpf.Instruction { return bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | e} }
 	allow := bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
 	prog := []bpf.Instruction{
@@ -96,9 +94,9 @@ func Filter() ([]stage.Instruction, error) {
 	if err != nil {
 		return nil, fmt.Errorf("system call filter: %w", err)
 	}
-	out := make([]stage.Instruction, len(raw))
+	out := make([]unix.SockFilter, len(raw))
 	for i, r := range raw {
-		out[i] = stage.Instruction{Code: r.Op, JT: r.Jt, JF: r.Jf, K: r.K}
+		out[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
 	}
 	return out, nil
 }
