@@ -200,16 +200,16 @@ func mapIDs(pid, id int) error {
 		{"setgroups", setgroups},
 		{"gid_map", idMap(id, os.Getegid())},
 	} {
-		if err := writeFile(dir+"/"+f.name, f.text); err != nil {
+		if err := WriteFile(dir+"/"+f.name, f.text); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// writeFile writes to a file of the kernel's, without what os does for those that can be
+// WriteFile writes to a file of proc, without what package os does for files that can be
 // waited for.
-func writeFile(path, text string) error {
+func WriteFile(path, text string) error {
 	fd, err := unix.Open(path, unix.O_WRONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return &os.PathError{Op: "open", Path: path, Err: err}
