@@ -81,9 +81,12 @@ func (b *bench) repeats(full, small int) int {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	var err error
-	if len(os.Args) == 3 && os.Args[1] == replicaCommand {
+	switch {
+	case len(os.Args) == 3 && os.Args[1] == replicaCommand:
 		err = replica(ctx, os.Args[2], os.Stdin)
-	} else {
+	case len(os.Args) == 3 && os.Args[1] == guestCommand:
+		err = launchInGuest(ctx, os.Args[2], os.Stdout)
+	default:
 		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	}
 	stop()
