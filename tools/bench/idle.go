@@ -9,8 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-
-	"github.com/runink/runink/internal/procmem"
 )
 
 // idle notes how much memory the cluster's processes hold, in proportion to those they
@@ -30,11 +28,15 @@ func (c *benchCluster) idle(b *bench) error {
 		if pid == 0 {
 			return fmt.Errorf("no process is the cluster's %s", role)
 		}
-		held, err := procmem.Held("/proc", pid)
+		raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		if err != nil {
 			return err
 		}
-		b.add(Result{Name: "system/idle-memory/" + role, Value: float64(held) / 1e6, Unit: "MB", Note: "proportional set size after one trivial run, the shared program included"})
+		kib, err := pss(raw)
+		if err != nil {
+			return err
+		}
+		b.add(Result{Name: "system/idle-memory/" + role, Value: float64(kib) * 1024 / 1e6, Unit: "MB", Note: "proportional set size after one trivial run, the shared program included"})
 	}
 	return nil
 }
@@ -99,4 +101,14 @@ func roleOf(proc string, pid int) string {
 		return ""
 	}
 	return args[1]
+}
+
+// pss reads the KiB of proc_pid_smaps_rollup(5).
+func pss(rollup []byte) (int64, error) {
+	for line := range strings.Lines(string(rollup)) {
+		if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
+			return strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
+		}
+	}
+	return 0, errors.New("no line Pss in smaps_rollup")
 }
