@@ -14,7 +14,10 @@ import (
 // fds become 0, 1, 2, …: those of the slice, the control socket, and the detached mount of
 // the bundle if there is one (bundle is its number then, else -1).
 func compile(s *Spec, fds []uintptr, bundle int, filter []unix.SockFilter) *program {
-	b := &builder{program: &program{control: fds[3+len(s.Files)]}, s: s, bundle: num(bundle)}
+	b := &builder{program: &program{
+		control: fds[3+len(s.Files)],
+		calls:   make([]call, 0, 256+2*len(fds)), // what it takes, about
+	}, s: s, bundle: num(bundle)}
 	if s.ID != 0 {
 		b.user = 1
 	}
