@@ -30,15 +30,6 @@ func TestParse(t *testing.T) {
 	}
 }
 
-func FuzzParse(f *testing.F) {
-	f.Add("Pss: 12 kB\n")
-	f.Fuzz(func(t *testing.T, text string) {
-		if n, err := parse(text); n < 0 || err != nil && n != 0 {
-			t.Errorf("%d, %v", n, err)
-		}
-	})
-}
-
 func TestHeld(t *testing.T) {
 	if n, err := Held("/proc", os.Getpid()); err != nil || n < 1<<20 {
 		t.Errorf("this process holds %d bytes, %v", n, err)
