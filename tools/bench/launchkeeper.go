@@ -17,7 +17,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/slice/keeper"
 )
 
@@ -196,21 +195,10 @@ func (k *benchKeeper) collect(ctx context.Context, id string) (time.Duration, er
 	if err != nil {
 		return 0, err
 	}
-	// The pidfd may say that it has ended before the keeper has reaped it: then it "still runs".
-	for {
-		err := k.Ack(ctx, id)
-		if err == nil {
-			return printed(string(out))
-		}
-		if !errors.Is(err, errs.Conflict) {
-			return 0, err
-		}
-		select {
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		case <-time.After(100 * time.Microsecond):
-		}
+	if err := k.Ack(ctx, id); err != nil {
+		return 0, err
 	}
+	return printed(string(out))
 }
 
 // readable waits until a descriptor can be read.
