@@ -39,6 +39,7 @@ func newCollector(a *Agent) *collector {
 		"rows":     d("slice_rows_total", "Rows a block of a slice has seen.", append(slices.Clone(labels), "block", "direction")...),
 		"rejected": d("slice_rows_rejected_total", "Rows a block has rejected, by kind.", append(slices.Clone(labels), "block", "kind")...),
 		"deadline": d("deadline_seconds", "Seconds until the keeper's deadline."),
+		"process":  d("process_memory_bytes", "Proportional set size of the node's own processes: pid1, netd, server, agent, keeper.", "process"),
 	}}
 }
 
@@ -55,6 +56,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	defer cancel()
 	send := func(name string, t prometheus.ValueType, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(c.descs[name], t, v, labels...)
+	}
+	held, err := processMemory("/proc", "/proc/self/exe")
+	if err != nil {
+		ch <- prometheus.NewInvalidMetric(c.descs["process"], err)
+	}
+	for name, n := range held {
+		send("process", prometheus.GaugeValue, float64(n), name)
 	}
 	caps, err := c.a.cfg.Keeper.Capabilities(ctx)
 	if err != nil {

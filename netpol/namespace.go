@@ -28,10 +28,10 @@ type Namespace struct {
 	hostIf string
 }
 
-// NewNamespace makes a network namespace with loopback up and, unless link is nil, a veth
-// pair to the node with its addresses, neighbours and routes. Everything can be used at
-// once: no duplicate-address detection, no neighbour discovery.
-func NewNamespace(link *Link) (*Namespace, error) {
+// NewNamespace makes a network namespace with loopback up and a veth pair to the node with
+// its addresses, neighbours and routes. Everything can be used at once: no duplicate-address
+// detection, no neighbour discovery.
+func NewNamespace(link Link) (*Namespace, error) {
 	f, err := newNetns()
 	if err != nil {
 		return nil, fmt.Errorf("make network namespace: %w", err)
@@ -43,8 +43,8 @@ func NewNamespace(link *Link) (*Namespace, error) {
 	}
 	defer h.Close()
 	err = up(h, "lo")
-	if err == nil && link != nil {
-		err = n.connect(h, link)
+	if err == nil {
+		err = n.connect(h, &link)
 	}
 	if err != nil {
 		return nil, errors.Join(err, n.Close())

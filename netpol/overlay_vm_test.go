@@ -49,7 +49,7 @@ func newStation(t *testing.T, ns *os.File, prefix string) *station {
 			t.Error(err)
 			return
 		}
-		s.slice, err = NewNamespace(&Link{HostIf: HostIf(s.addr), Address: s.addr, Gateway: s.prefix.Addr()})
+		s.slice, err = NewNamespace(Link{HostIf: HostIf(s.addr), Address: s.addr, Gateway: s.prefix.Addr()})
 		if err != nil {
 			t.Error(err)
 			return

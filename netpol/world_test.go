@@ -59,7 +59,7 @@ func newGuest(t *testing.T, a string) *guest {
 	t.Helper()
 	g := &guest{addr: addr(a)}
 	var err error
-	if g.ns, err = NewNamespace(&Link{HostIf: HostIf(g.addr), Address: g.addr, Gateway: addr("fd00:1:1:1::1")}); err != nil {
+	if g.ns, err = NewNamespace(Link{HostIf: HostIf(g.addr), Address: g.addr, Gateway: addr("fd00:1:1:1::1")}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {

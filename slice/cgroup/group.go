@@ -25,7 +25,7 @@ type Group struct {
 // Create makes <root>/<herd>/<name> with everything limited but the CPU: see SetCPU. It fails
 // when the group exists, for then something of a former slice is left.
 func (t *Tree) Create(herd, name string, l Limits) (*Group, error) {
-	if _, err := t.group(herd); err != nil {
+	if err := t.makeHerd(herd); err != nil {
 		return nil, err
 	}
 	dir := filepath.Join(t.root, herd, name)
@@ -46,9 +46,7 @@ func (t *Tree) limit(herd, name, dir string, l Limits) (*Group, error) {
 		whole := true
 		res.Memory.OOMGroup = &whole
 	}
-	// The manager enables controllers of all of the path's folders: those of this group's
-	// parents, which t.group did.
-	m, err := t.group(filepath.Join(herd, name))
+	m, err := t.manager(filepath.Join(herd, name))
 	if err != nil {
 		return nil, err
 	}
@@ -97,37 +95,73 @@ type Stat struct {
 	PidsDenied int64 // forks refused by the pids limit
 }
 
-// Stat reads the group's counters.
+// Stat reads the group's counters. Not through the library: it would read the whole of
+// memory.stat and the pressure as well, which costs the kernel more than the end of a small
+// slice does, and which nobody asks for.
 func (g *Group) Stat() (Stat, error) {
-	m, err := g.m.StatFiltered(cgroup2.StatCPU | cgroup2.StatMemory | cgroup2.StatMemoryEvents)
+	cpu, err := g.event("cpu.stat", "usage_usec")
 	if err != nil {
-		return Stat{}, fmt.Errorf("read cgroup %s: %w", g.dir, err)
+		return Stat{}, err
 	}
-	s := Stat{
-		CPU:        time.Duration(m.GetCPU().GetUsageUsec()) * time.Microsecond,
-		Memory:     int64(m.GetMemory().GetUsage()),
-		MemoryPeak: int64(m.GetMemory().GetMaxUsage()),
-		OOMKills:   int64(m.GetMemoryEvents().GetOomKill()),
+	s := Stat{CPU: time.Duration(cpu) * time.Microsecond}
+	if s.Memory, err = g.number("memory.current"); err != nil {
+		return Stat{}, err
 	}
-	if s.PidsDenied, err = event(filepath.Join(g.dir, "pids.events"), "max"); err != nil {
+	if s.MemoryPeak, err = g.number("memory.peak"); err != nil {
+		return Stat{}, err
+	}
+	if s.OOMKills, err = g.event("memory.events", "oom_kill"); err != nil {
+		return Stat{}, err
+	}
+	if s.PidsDenied, err = g.event("pids.events", "max"); err != nil {
 		return Stat{}, err
 	}
 	return s, nil
 }
 
-// event reads one counter of a flat keyed file; a file that does not exist has counted 0.
-func event(file, key string) (int64, error) {
-	b, err := os.ReadFile(file)
-	if errors.Is(err, fs.ErrNotExist) {
-		return 0, nil
+// number reads a file of one number; one that does not exist holds 0.
+func (g *Group) number(file string) (int64, error) {
+	b, err := g.read(file)
+	if err != nil || len(b) == 0 {
+		return 0, err
 	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return 0, fmt.Errorf("read cgroup %s: %s: %w", g.dir, file, err)
+	}
+	return n, nil
+}
+
+// event reads one counter of a flat keyed file; a file that does not exist has counted 0.
+func (g *Group) event(file, key string) (int64, error) {
+	b, err := g.read(file)
 	if err != nil {
 		return 0, err
 	}
 	for line := range strings.Lines(string(b)) {
 		if k, v, ok := strings.Cut(strings.TrimSpace(line), " "); ok && k == key {
-			return strconv.ParseInt(v, 10, 64)
+			n, err := strconv.ParseInt(v, 10, 64)
+			if err != nil {
+				return 0, fmt.Errorf("read cgroup %s: %s: %w", g.dir, file, err)
+			}
+			return n, nil
 		}
 	}
 	return 0, nil
+}
+
+// read reads a file; nil: the tree has no controller for it, or the kernel does not know it.
+// A group that is gone is an error.
+func (g *Group) read(file string) ([]byte, error) {
+	b, err := os.ReadFile(filepath.Join(g.dir, file))
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Stat(g.dir); err != nil {
+			return nil, fmt.Errorf("read cgroup: %w", err)
+		}
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read cgroup: %w", err)
+	}
+	return b, nil
 }

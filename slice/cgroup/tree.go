@@ -16,6 +16,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/cgroups/v3/cgroup2"
@@ -33,6 +34,9 @@ type Tree struct {
 	mount string   // where cgroup2 is mounted
 	root  string   // absolute, inside mount
 	has   []string // controllers that herds and slices can use
+
+	mu    sync.Mutex
+	herds map[string]bool // whose folders are made, and pass controllers on
 }
 
 // Open makes root if need be and enables what it can of Controllers down to it. It does not
@@ -49,7 +53,7 @@ func Open(root string) (*Tree, error) {
 	if err := os.MkdirAll(root, 0o755); err != nil {
 		return nil, fmt.Errorf("cgroup root: %w", err)
 	}
-	t := &Tree{mount: mount, root: root}
+	t := &Tree{mount: mount, root: root, herds: map[string]bool{}}
 	avail, err := words(filepath.Join(mount, "cgroup.controllers"))
 	if err != nil {
 		return nil, err
@@ -149,6 +153,9 @@ func (t *Tree) WaitEmpty(ctx context.Context) error { return waitEmpty(ctx, t.ro
 
 // Sweep kills and removes everything a former keeper left in the tree.
 func (t *Tree) Sweep(ctx context.Context) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.herds)
 	if err := t.Kill(); err != nil {
 		return fmt.Errorf("sweep cgroups: %w", err)
 	}
@@ -177,7 +184,10 @@ type Limits struct {
 
 // SetHerd bounds all slices of a herd together, and keeps the herd's folder until Sweep.
 func (t *Tree) SetHerd(herd string, l Limits) error {
-	m, err := t.group(herd)
+	if err := t.makeHerd(herd); err != nil {
+		return err
+	}
+	m, err := t.manager(herd)
 	if err != nil {
 		return err
 	}
@@ -196,17 +206,43 @@ func (t *Tree) SetHerd(herd string, l Limits) error {
 	return m.Update(res)
 }
 
-// group makes a herd's folder, controllers passed on to it.
-func (t *Tree) group(name string) (*cgroup2.Manager, error) {
-	g, err := filepath.Rel(t.mount, filepath.Join(t.root, name))
+// makeHerd makes a herd's folder, controllers passed on to it and by it. Once: the library
+// looks at every folder above it again, which took longer than making a slice's group does.
+func (t *Tree) makeHerd(herd string) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.herds[herd] {
+		return nil
+	}
+	g, err := t.below(herd)
+	if err != nil {
+		return err
+	}
+	if _, err := cgroup2.NewManager(t.mount, g, t.enabling()); err != nil {
+		return fmt.Errorf("make cgroup %s: %w", g, err)
+	}
+	for _, c := range t.has {
+		if err := write(filepath.Join(t.root, herd), "cgroup.subtree_control", "+"+c); err != nil {
+			return fmt.Errorf("pass controller %s on: %w", c, err)
+		}
+	}
+	t.herds[herd] = true
+	return nil
+}
+
+// manager sets limits of a group that was made.
+func (t *Tree) manager(name string) (*cgroup2.Manager, error) {
+	g, err := t.below(name)
 	if err != nil {
 		return nil, err
 	}
-	m, err := cgroup2.NewManager(t.mount, "/"+g, t.enabling())
-	if err != nil {
-		return nil, fmt.Errorf("make cgroup %s: %w", g, err)
-	}
-	return m, nil
+	return cgroup2.Load(g, cgroup2.WithMountpoint(t.mount))
+}
+
+// below is the path of a group below the mount point, as the library wants it.
+func (t *Tree) below(name string) (string, error) {
+	rel, err := filepath.Rel(t.mount, filepath.Join(t.root, name))
+	return "/" + rel, err
 }
 
 // enabling is a set of resources that limits nothing and turns on what the tree has.

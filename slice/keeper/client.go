@@ -65,7 +65,8 @@ func (c *Client) Launch(ctx context.Context, spec *LaunchSpec, files []*os.File)
 	return h, nil
 }
 
-// List returns all slices, running or exited and not acknowledged, ordered by id.
+// List returns all slices, running or exited and not acknowledged, ordered by id. Whose end a
+// pidfd has told is in it as exited.
 func (c *Client) List(ctx context.Context) ([]Slice, error) {
 	var all []Slice
 	req := &request{Op: opList}
@@ -142,7 +143,7 @@ func (c *Client) Kill(ctx context.Context, id, reason string) error {
 
 // Ack forgets an ended slice and cleans up after it: cgroup, network, pipes; its uid is free
 // again once all is verified gone. Unread log bytes are lost. An unknown id is no error, so
-// Ack may be repeated. Errors: Conflict (it still runs), Internal (something of it is left;
+// Ack may be repeated; it may follow the pidfd's word at once. Errors: Conflict (it still runs), Internal (something of it is left;
 // the slice stays listed, try again).
 func (c *Client) Ack(ctx context.Context, id string) error {
 	_, got, err := c.call(ctx, &request{Op: opAck, ID: id}, nil)

@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"context"
 	"os"
 	"time"
 
@@ -94,6 +95,61 @@ func wait(pid int, pidfd *os.File) (unix.WaitStatus, error) {
 	return status, err
 }
 
+// settled returns when those of the slices whose process has ended are reaped. A pidfd tells
+// a client of the end a moment before this process has heard of it; who asks then is to hear
+// how it ended, instead of asking again and again.
+func (k *Keeper) settled(ctx context.Context, of ...*slice) error {
+	ended, err := k.ended(of)
+	if err != nil {
+		return errs.E(errs.Internal, "", "%w", err)
+	}
+	for _, s := range ended {
+		select {
+		case <-s.done:
+		case <-ctx.Done():
+			return errs.E(errs.Timeout, "", "slice %s has ended and is not reaped yet", s.spec.ID)
+		}
+	}
+	return nil
+}
+
+// ended are those whose process has ended and may not be reaped yet.
+func (k *Keeper) ended(of []*slice) ([]*slice, error) {
+	k.mu.Lock() // no pidfd is closed meanwhile
+	defer k.mu.Unlock()
+	var live []*slice
+	var pidfds []*os.File
+	for _, s := range of {
+		if s.pidfd != nil {
+			live, pidfds = append(live, s), append(pidfds, s.pidfd)
+		}
+	}
+	fds, err := rawFDs(pidfds)
+	if err != nil {
+		return nil, err
+	}
+	poll := make([]unix.PollFd, len(fds))
+	for i, fd := range fds {
+		poll[i] = unix.PollFd{Fd: int32(fd), Events: unix.POLLIN}
+	}
+	for {
+		_, err := unix.Poll(poll, 0)
+		if err == nil {
+			break
+		}
+		if err != unix.EINTR {
+			return nil, os.NewSyscallError("poll", err)
+		}
+	}
+	var out []*slice
+	for i, p := range poll {
+		if p.Revents != 0 {
+			out = append(out, live[i])
+		}
+	}
+	return out, nil
+}
+
 // kill ends a slice and reports whether it was still there. The first reason counts.
 func (k *Keeper) kill(s *slice, reason Reason, detail string) bool {
 	k.mu.Lock()
@@ -152,11 +208,19 @@ func (k *Keeper) signal(id string, sig int) error {
 }
 
 // ack forgets an ended slice once all of it is gone.
-func (k *Keeper) ack(id string) error {
+func (k *Keeper) ack(ctx context.Context, id string) error {
 	k.mu.Lock()
 	s := k.slices[id]
+	k.mu.Unlock()
+	if s == nil {
+		return nil
+	}
+	if err := k.settled(ctx, s); err != nil {
+		return err
+	}
+	k.mu.Lock()
 	switch {
-	case s == nil:
+	case k.slices[id] != s: // acknowledged by somebody else
 		k.mu.Unlock()
 		return nil
 	case s.exit == nil:

@@ -112,7 +112,9 @@ func New(ctx context.Context, cfg Config) (*Keeper, error) {
 	if k.deadman, err = newDeadman(); err != nil {
 		return nil, errs.E(errs.Internal, op, "%w", err)
 	}
-	k.launcher = sandbox.NewLauncher()
+	if k.launcher, err = sandbox.NewLauncher(); err != nil {
+		return nil, errs.E(errs.Internal, op, "%w", err)
+	}
 	return k, nil
 }
 

@@ -64,6 +64,48 @@ func TestLifecycle(t *testing.T) {
 	wantKind(t, err, errs.NotFound)
 }
 
+// What a pidfd has told is so for List and Ack too, at once: nobody has to ask twice.
+func TestPidfdIsTheLastWord(t *testing.T) {
+	n := startNode(t, nil)
+	n.lease(time.Minute)
+	for i := range 20 {
+		s := n.spec(fmt.Sprint("s", i), "exit", "7")
+		h := n.launch(s)
+		if h.PidFD != nil { // else it has ended and is reaped already
+			ended(t, h.PidFD)
+		}
+		if i%2 == 0 {
+			if v := n.slice(s.ID); v.State != StateExited || v.Exit == nil || v.Exit.Code != 7 {
+				t.Errorf("%+v", v)
+			}
+		}
+		if err := n.Ack(t.Context(), s.ID); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// ended waits until a pidfd can be read.
+func ended(t *testing.T, pidfd *os.File) {
+	t.Helper()
+	raw, err := pidfd.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := raw.Control(func(fd uintptr) {
+		for {
+			if _, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, -1); err != unix.EINTR {
+				return
+			}
+		}
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 func TestReasons(t *testing.T) {
 	n := startNode(t, nil)
 	n.lease(time.Minute)

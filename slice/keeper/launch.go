@@ -132,13 +132,11 @@ func (k *Keeper) build(s *slice, spec *LaunchSpec, files []*os.File) error {
 		}
 		defer unix.Close(cg)
 	}
+	// Without a link the clone makes the network namespace, which is faster by half a
+	// millisecond: there is nothing in it but loopback.
 	var netns *os.File
-	if os.Geteuid() == 0 {
-		var link *netpol.Link
-		if n := spec.Net; n != nil {
-			link = &netpol.Link{HostIf: n.HostIf, Address: n.Address, Gateway: n.Gateway}
-		}
-		ns, err := netpol.NewNamespace(link)
+	if n := spec.Net; n != nil && os.Geteuid() == 0 {
+		ns, err := netpol.NewNamespace(netpol.Link{HostIf: n.HostIf, Address: n.Address, Gateway: n.Gateway})
 		if err != nil {
 			return err
 		}
@@ -199,7 +197,7 @@ func (k *Keeper) build(s *slice, spec *LaunchSpec, files []*os.File) error {
 	k.watchers.Go(func() { k.watch(s) })
 
 	// When the node as a whole runs out of memory, a slice goes before the node's own.
-	if err := os.WriteFile("/proc/"+strconv.Itoa(p.PID)+"/oom_score_adj", []byte("500"), 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if err := sandbox.WriteFile("/proc/"+strconv.Itoa(p.PID)+"/oom_score_adj", "500"); err != nil && !errors.Is(err, os.ErrNotExist) {
 		p.Abandon()
 		return fmt.Errorf("out-of-memory score: %w", err)
 	}

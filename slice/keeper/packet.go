@@ -32,7 +32,15 @@ func writePacket(c *net.UnixConn, b []byte, fds []int) error {
 
 // readPacket reads one packet. io.EOF: the peer hung up. The files are close-on-exec.
 func readPacket(c *net.UnixConn) ([]byte, []*os.File, error) {
-	buf := make([]byte, MaxPacket+1)
+	size, err := nextPacket(c)
+	if err != nil {
+		return nil, nil, err
+	}
+	if size > MaxPacket {
+		return nil, nil, errors.New("packet too large")
+	}
+	// One byte more, because a read into none gives no descriptors either.
+	buf := make([]byte, size+1)
 	oob := make([]byte, unix.CmsgSpace(4*maxFDs))
 	n, oobn, flags, _, err := c.ReadMsgUnix(buf, oob)
 	if err != nil {
@@ -51,6 +59,29 @@ func readPacket(c *net.UnixConn) ([]byte, []*os.File, error) {
 		return nil, nil, err
 	}
 	return buf[:n], files, nil
+}
+
+// nextPacket waits for a packet and returns its size, 0 if the peer hung up. Room for the
+// largest one, cleared for each request and each reply, would be most of the work of small
+// ones.
+func nextPacket(c *net.UnixConn) (size int, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var perr error
+	err = raw.Read(func(fd uintptr) bool {
+		for {
+			size, _, perr = unix.Recvfrom(int(fd), nil, unix.MSG_PEEK|unix.MSG_TRUNC)
+			if perr != unix.EINTR {
+				return perr != unix.EAGAIN
+			}
+		}
+	})
+	if err == nil {
+		err = os.NewSyscallError("recvfrom", perr)
+	}
+	return size, err
 }
 
 func rights(oob []byte) ([]*os.File, error) {

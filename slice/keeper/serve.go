@@ -119,8 +119,9 @@ func (k *Keeper) do(ctx context.Context, req *request, files []*os.File) (*reply
 		rep.PidFD = len(send) == 1
 		return rep, send, err
 	case opList:
-		rep.Slices, rep.More = k.list(req.After)
-		return rep, nil, nil
+		var err error
+		rep.Slices, rep.More, err = k.list(ctx, req.After)
+		return rep, nil, err
 	case opAttach:
 		return k.attach(req.ID)
 	case opSignal:
@@ -133,7 +134,7 @@ func (k *Keeper) do(ctx context.Context, req *request, files []*os.File) (*reply
 		k.kill(s, ReasonKilled, req.Reason)
 		return rep, nil, nil
 	case opAck:
-		return rep, nil, k.ack(req.ID)
+		return rep, nil, k.ack(ctx, req.ID)
 	case opSetDeadline:
 		t, err := k.deadman.set(req.Deadline)
 		if err != nil {
@@ -153,12 +154,15 @@ func (k *Keeper) do(ctx context.Context, req *request, files []*os.File) (*reply
 	return nil, nil, errs.E(errs.Unimplemented, "", "operation %q", req.Op)
 }
 
-func (k *Keeper) list(after string) ([]Slice, bool) {
+func (k *Keeper) list(ctx context.Context, after string) ([]Slice, bool, error) {
 	var found []*slice
 	for _, s := range k.all() {
 		if s.spec.ID > after {
 			found = append(found, s)
 		}
+	}
+	if err := k.settled(ctx, found...); err != nil {
+		return nil, false, err
 	}
 	slices.SortFunc(found, func(a, b *slice) int { return cmp.Compare(a.spec.ID, b.spec.ID) })
 	var out []Slice
@@ -171,14 +175,14 @@ func (k *Keeper) list(after string) ([]Slice, bool) {
 			continue
 		}
 		if len(out) == page {
-			return out, true
+			return out, true, nil
 		}
 		if v.State == StateRunning {
 			v.Usage = s.usage()
 		}
 		out = append(out, v)
 	}
-	return out, false
+	return out, false, nil
 }
 
 func isClosed(c <-chan struct{}) bool {

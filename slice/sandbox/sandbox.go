@@ -14,20 +14,18 @@
 package sandbox
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"runtime"
-	"strconv"
+	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/runink/runink/slice/sandbox/stage"
 )
 
 // Paths inside a sandbox.
@@ -72,13 +70,18 @@ type Spec struct {
 // cloned: they inherit its network namespace, and die with it (PR_SET_PDEATHSIG is about
 // threads).
 type Launcher struct {
-	jobs chan func()
-	done chan struct{}
+	filter []unix.SockFilter
+	jobs   chan func()
+	done   chan struct{}
 }
 
 // NewLauncher starts the thread. Close ends it, and with it every sandbox.
-func NewLauncher() *Launcher {
-	l := &Launcher{jobs: make(chan func()), done: make(chan struct{})}
+func NewLauncher() (*Launcher, error) {
+	filter, err := Filter()
+	if err != nil {
+		return nil, err
+	}
+	l := &Launcher{filter: filter, jobs: make(chan func()), done: make(chan struct{})}
 	go func() {
 		defer close(l.done)
 		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
@@ -86,7 +89,7 @@ func NewLauncher() *Launcher {
 			f()
 		}
 	}()
-	return l
+	return l, nil
 }
 
 // Close ends the launcher's thread and waits for it.
@@ -101,41 +104,26 @@ type Process struct {
 	PidFD int // owned by the caller of Start
 
 	control *os.File
-	config  stage.Config
+	program *program // for what its answer means
 }
 
-// Start clones the process into its namespaces and cgroup. Nothing of the bundle runs before
-// Release; Abandon instead gives the rest up (the caller kills and waits in any case).
+// Start clones the process into its namespaces and cgroup. Nothing is set up, and nothing of
+// the bundle runs, before Release; Abandon instead gives the rest up (the caller kills and
+// waits in any case).
 func (l *Launcher) Start(s *Spec) (*Process, error) {
 	if len(s.Args) == 0 || !filepath.IsAbs(s.Args[0]) {
 		return nil, errors.New("the command must be an absolute path inside the sandbox")
 	}
-	filter, err := Filter()
-	if err != nil {
-		return nil, err
-	}
-	p := &Process{PidFD: -1, config: stage.Config{
-		Hostname: s.Hostname,
-		Args:     s.Args,
-		Env:      s.Env,
-		TmpBytes: s.TmpBytes,
-		Rlimits:  rlimits(s),
-		CgroupNS: true,
-		LoUp:     s.Netns == nil,
-		Seccomp:  filter,
-		Leave:    s.Leave,
-	}}
-	for name, v := range s.Secrets {
-		p.config.Secrets = append(p.config.Secrets, stage.Secret{Name: name, Value: v})
-	}
-	if s.ID != 0 {
-		p.config.UID, p.config.GID = 1, 1
+	for name := range s.Secrets {
+		if name == "" || strings.ContainsAny(name, "/\x00") {
+			return nil, fmt.Errorf("secret %q: not a file name", name)
+		}
 	}
 	ours, theirs, err := socketpair()
 	if err != nil {
 		return nil, err
 	}
-	defer theirs.Close()
+	defer unix.Close(theirs)
 	null, err := os.Open(os.DevNull)
 	if err != nil {
 		ours.Close()
@@ -144,7 +132,7 @@ func (l *Launcher) Start(s *Spec) (*Process, error) {
 	defer null.Close()
 
 	var fds []uintptr
-	for _, f := range append(append([]*os.File{null, s.Stdout, s.Stderr}, s.Files...), theirs) {
+	for _, f := range append([]*os.File{null, s.Stdout, s.Stderr}, s.Files...) {
 		fd, err := rawFD(f)
 		if err != nil {
 			ours.Close()
@@ -152,6 +140,8 @@ func (l *Launcher) Start(s *Spec) (*Process, error) {
 		}
 		fds = append(fds, fd)
 	}
+	fds = append(fds, uintptr(theirs))
+	bundle := -1
 	if os.Geteuid() == 0 {
 		mnt, err := bundleMount(s.Bundle)
 		if err != nil {
@@ -159,57 +149,78 @@ func (l *Launcher) Start(s *Spec) (*Process, error) {
 			return nil, err
 		}
 		defer unix.Close(mnt)
+		bundle = len(fds)
 		fds = append(fds, uintptr(mnt))
-		p.config.BundleFD = true
-	} else {
-		p.config.BundlePath = s.Bundle
 	}
-
-	attr := &syscall.ProcAttr{
-		Dir:   "/",
-		Env:   []string{stage.Env + "=" + strconv.Itoa(len(s.Files))},
-		Files: fds,
-		Sys: &syscall.SysProcAttr{
-			Setsid: true,
-			Cloneflags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS |
-				unix.CLONE_NEWUTS | unix.CLONE_NEWIPC,
-			UidMappings: idMap(s.ID, os.Geteuid()),
-			GidMappings: idMap(s.ID, os.Getegid()),
-			// Root of the namespace, so that capabilities survive the execution of the stage.
-			Credential:                 &syscall.Credential{Uid: 0, Gid: 0, NoSetGroups: s.ID == 0},
-			GidMappingsEnableSetgroups: s.ID != 0,
-			PidFD:                      &p.PidFD,
-		},
-	}
-	if s.CgroupFD >= 0 {
-		attr.Sys.UseCgroupFD, attr.Sys.CgroupFD = true, s.CgroupFD
-	}
-	if s.Netns == nil {
-		attr.Sys.Cloneflags |= unix.CLONE_NEWNET
-	}
-	argv := []string{stage.Name}
-
-	errc := make(chan error, 1)
-	l.jobs <- func() {
-		errc <- inNetns(s.Netns, func() error {
-			var err error
-			p.PID, err = syscall.ForkExec("/proc/self/exe", argv, attr)
-			return err
-		})
-	}
-	err = <-errc
+	p := &Process{control: ours, program: compile(s, fds, bundle, l.filter)}
+	p.PID, p.PidFD, err = l.clone(s, p.program)
 	runtime.KeepAlive(s)
+	if err == nil {
+		err = mapIDs(p.PID, s.ID)
+		if err != nil {
+			err = errors.Join(fmt.Errorf("give it its users: %w", err), p.destroy())
+		}
+	}
 	if err != nil {
 		ours.Close()
 		return nil, fmt.Errorf("clone the sandbox: %w", err)
 	}
-	p.control = ours
-	// So that it can be polled; the flag is PIDFD_NONBLOCK.
-	if err := unix.SetNonblock(p.PidFD, true); err != nil {
-		panic(fmt.Sprintf("pidfd: %v", err)) // O_NONBLOCK cannot be refused
-	}
 	return p, nil
 }
+
+// clone starts a program's process on the launcher's thread. The pidfd can be polled.
+func (l *Launcher) clone(s *Spec, p *program) (pid, pidFD int, err error) {
+	p.clone = cloneArgs{
+		flags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS |
+			unix.CLONE_NEWIPC | unix.CLONE_PIDFD,
+		pidFD:      uint64(uintptr(unsafe.Pointer(&p.pidFD))),
+		exitSignal: uint64(unix.SIGCHLD),
+	}
+	if s.CgroupFD >= 0 {
+		p.clone.flags |= unix.CLONE_INTO_CGROUP
+		p.clone.cgroup = uint64(s.CgroupFD)
+	}
+	if s.Netns == nil {
+		p.clone.flags |= unix.CLONE_NEWNET
+	}
+	errc := make(chan error, 1)
+	l.jobs <- func() {
+		errc <- inNetns(s.Netns, func() error {
+			var e syscall.Errno
+			if pid, e = p.fork(); e != 0 {
+				return os.NewSyscallError("clone3", e)
+			}
+			return nil
+		})
+	}
+	err = <-errc
+	runtime.KeepAlive(p)
+	if err != nil {
+		return 0, -1, err
+	}
+	// The flag is PIDFD_NONBLOCK.
+	if err := unix.SetNonblock(int(p.pidFD), true); err != nil {
+		panic(fmt.Sprintf("pidfd: %v", err)) // O_NONBLOCK cannot be refused
+	}
+	return pid, int(p.pidFD), nil
+}
+
+// destroy ends a process that nobody has heard of yet.
+func (p *Process) destroy() error {
+	defer unix.Close(p.PidFD)
+	if err := unix.Kill(p.PID, unix.SIGKILL); err != nil {
+		return os.NewSyscallError("kill", err)
+	}
+	for {
+		_, err := unix.Wait4(p.PID, nil, 0, nil)
+		if err != unix.EINTR {
+			return os.NewSyscallError("wait4", err)
+		}
+	}
+}
+
+// errSetupKilled: the child ended without a word.
+var errSetupKilled = errors.New("it was killed; the memory or pids limit may be too small for it")
 
 // Release lets the set-up go on and returns when the bundle has been executed, or with the
 // step that failed. It gives up after timeout.
@@ -218,23 +229,15 @@ func (p *Process) Release(timeout time.Duration) error {
 	if err := p.control.SetDeadline(time.Now().Add(timeout)); err != nil {
 		return err
 	}
-	config := p.config.Encode()
-	if len(config) > stage.MaxConfig {
-		return fmt.Errorf("configure the sandbox: %d bytes exceed %d", len(config), stage.MaxConfig)
-	}
-	if _, err := p.control.Write(config); err != nil && !errors.Is(err, unix.EPIPE) {
-		return fmt.Errorf("configure the sandbox: %w", err)
+	if _, err := p.control.Write([]byte{0}); err != nil && !errors.Is(err, unix.EPIPE) {
+		return fmt.Errorf("release the sandbox: %w", err)
 	}
 	answer, err := io.ReadAll(p.control)
 	if err != nil && !errors.Is(err, unix.ECONNRESET) {
 		return fmt.Errorf("set up the sandbox: %w", err)
 	}
-	what, failed := bytes.CutPrefix(bytes.TrimPrefix(answer, []byte{stage.Ready}), []byte{stage.Failed})
-	switch {
-	case failed:
-		return fmt.Errorf("set up the sandbox: %s", what)
-	case len(answer) == 0:
-		return errors.New("the set-up of the sandbox was killed; the memory or pids limit may be too small for it")
+	if err := p.program.answer(answer); err != nil {
+		return fmt.Errorf("set up the sandbox: %w", err)
 	}
 	return nil
 }
@@ -275,32 +278,6 @@ func rawFD(f *os.File) (uintptr, error) {
 	return n, err
 }
 
-func idMap(first, self int) []syscall.SysProcIDMap {
-	if first == 0 {
-		return []syscall.SysProcIDMap{{ContainerID: 0, HostID: self, Size: 1}}
-	}
-	return []syscall.SysProcIDMap{{ContainerID: 0, HostID: first, Size: IDs}}
-}
-
-// rlimits bound what no cgroup does.
-func rlimits(s *Spec) []stage.Rlimit {
-	l := []stage.Rlimit{
-		{Resource: unix.RLIMIT_CORE, Value: 0},
-		{Resource: unix.RLIMIT_NOFILE, Value: 4096},
-		{Resource: unix.RLIMIT_MEMLOCK, Value: 64 << 10},
-		{Resource: unix.RLIMIT_MSGQUEUE, Value: 0},
-		{Resource: unix.RLIMIT_NICE, Value: 0},
-		{Resource: unix.RLIMIT_RTPRIO, Value: 0},
-	}
-	if s.FileBytes > 0 {
-		l = append(l, stage.Rlimit{Resource: unix.RLIMIT_FSIZE, Value: uint64(s.FileBytes)})
-	}
-	if s.Pids > 0 && s.ID != 0 {
-		l = append(l, stage.Rlimit{Resource: unix.RLIMIT_NPROC, Value: uint64(s.Pids)})
-	}
-	return l
-}
-
 // bundleMount makes a detached, read-only mount of the bundle. It is made out here because
 // the namespace's root, nobody in particular on the node, may not be able to reach the
 // folder.
@@ -320,16 +297,17 @@ func bundleMount(dir string) (int, error) {
 	return fd, nil
 }
 
-func socketpair() (ours, theirs *os.File, err error) {
+// socketpair makes the control socket. Only our end is non-blocking, so that it takes
+// deadlines; the flag is the socket's.
+func socketpair() (ours *os.File, theirs int, err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		return nil, nil, os.NewSyscallError("socketpair", err)
+		return nil, -1, os.NewSyscallError("socketpair", err)
 	}
-	// Only our end is non-blocking, so that it takes deadlines; the flag is the socket's.
 	if err := unix.SetNonblock(fds[0], true); err != nil {
 		unix.Close(fds[0])
 		unix.Close(fds[1])
-		return nil, nil, err
+		return nil, -1, err
 	}
-	return os.NewFile(uintptr(fds[0]), "sandbox"), os.NewFile(uintptr(fds[1]), "sandbox"), nil
+	return os.NewFile(uintptr(fds[0]), "sandbox"), fds[1], nil
 }

@@ -53,7 +53,11 @@ func newBox(t *testing.T) *box {
 	if err := probe.Bundle(bundle); err != nil {
 		t.Fatal(err)
 	}
-	b := &box{t: t, l: NewLauncher(), bundle: bundle}
+	l, err := NewLauncher()
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := &box{t: t, l: l, bundle: bundle}
 	t.Cleanup(b.l.Close)
 	return b
 }
@@ -237,11 +241,11 @@ func TestWhatASliceSees(t *testing.T) {
 		s.Files = []*os.File{extra}
 	}, "uid", "list=/", "list=/dev", "list=/secrets", "read=/secrets/token", "write=/secrets/x", "write=/tmp/x",
 		"write=/bundle/x", "processes", "status=NoNewPrivs", "status=Seccomp", "read=/proc/self/environ",
-		"read=/proc/self/cgroup", "read=/proc/self/mountinfo", "fds", "status=Groups", "exec=/bundle/probe", "list=/proc/1/task")
+		"read=/proc/self/cgroup", "read=/proc/self/mountinfo", "fds", "status=Groups", "exec=/bundle/probe", "list=/proc/1/task", "status=SigBlk", "loopback")
 	for name, want := range map[string]string{
 		"uid": "1", "list=/": "bundle dev proc secrets tmp", "list=/dev": "fd full null random urandom zero",
 		"list=/secrets": "token", "read=/secrets/token": "t0k", "status=NoNewPrivs": "1", "status=Seccomp": "2",
-		"read=/proc/self/environ": "HERD=a\x00", "status=Groups": "",
+		"read=/proc/self/environ": "HERD=a\x00", "status=Groups": "", "status=SigBlk": "0000000000000000", "loopback": "",
 	} {
 		if r := res[name]; !r.OK || r.Text != want {
 			t.Errorf("%s: %+v, want %q", name, r, want)

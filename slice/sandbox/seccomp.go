@@ -2,11 +2,10 @@ package sandbox
 
 import (
 	"fmt"
+	"slices"
 
 	"golang.org/x/net/bpf"
 	"golang.org/x/sys/unix"
-
-	"github.com/runink/runink/slice/sandbox/stage"
 )
 
 // denied are the system calls no bundle has business with: they change mounts, namespaces,
@@ -57,7 +56,19 @@ const (
 )
 
 // Filter is the system call filter of a slice.
-func Filter() ([]stage.Instruction, error) {
+func Filter() ([]unix.SockFilter, error) {
+	raw, err := bpf.Assemble(instructions())
+	if err != nil {
+		return nil, fmt.Errorf("system call filter: %w", err)
+	}
+	out := make([]unix.SockFilter, len(raw))
+	for i, r := range raw {
+		out[i] = unix.SockFilter{Code: r.Op, Jt: r.Jt, Jf: r.Jf, K: r.K}
+	}
+	return out, nil
+}
+
+func instructions() []bpf.Instruction {
 	errno := func(e uint32) bpf.Instruction { return bpf.RetConstant{Val: unix.SECCOMP_RET_ERRNO | e} }
 	allow := bpf.RetConstant{Val: unix.SECCOMP_RET_ALLOW}
 	prog := []bpf.Instruction{
@@ -68,11 +79,7 @@ func Filter() ([]stage.Instruction, error) {
 		bpf.JumpIf{Cond: bpf.JumpLessThan, Val: x32Bit, SkipTrue: 1},
 		errno(uint32(unix.ENOSYS)),
 	}
-	for _, nr := range denied {
-		prog = append(prog,
-			bpf.JumpIf{Cond: bpf.JumpNotEqual, Val: nr, SkipTrue: 1},
-			errno(uint32(unix.EPERM)))
-	}
+	prog = append(prog, search(runs(denied[:]), errno(uint32(unix.EPERM)))...)
 	prog = append(prog,
 		// clone3 passes its flags in memory, which a filter cannot read; on ENOSYS everyone
 		// falls back to clone.
@@ -91,14 +98,39 @@ func Filter() ([]stage.Instruction, error) {
 	for i, f := range families {
 		prog = append(prog, bpf.JumpIf{Cond: bpf.JumpEqual, Val: f, SkipTrue: uint8(len(families) - i)})
 	}
-	prog = append(prog, errno(uint32(unix.EAFNOSUPPORT)), allow)
-	raw, err := bpf.Assemble(prog)
-	if err != nil {
-		return nil, fmt.Errorf("system call filter: %w", err)
+	return append(prog, errno(uint32(unix.EAFNOSUPPORT)), allow)
+}
+
+// run is a range of numbers, both ends included.
+type run struct{ first, last uint32 }
+
+// runs are the numbers in ascending order, neighbours together.
+func runs(numbers []uint32) []run {
+	var out []run
+	for _, n := range slices.Sorted(slices.Values(numbers)) {
+		if k := len(out) - 1; k >= 0 && n <= out[k].last+1 {
+			out[k].last = n
+			continue
+		}
+		out = append(out, run{n, n})
 	}
-	out := make([]stage.Instruction, len(raw))
-	for i, r := range raw {
-		out[i] = stage.Instruction{Code: r.Op, JT: r.Jt, JF: r.Jf, K: r.K}
+	return out
+}
+
+// search ends with hit if the accumulator is in one of the runs, and falls through to what
+// follows it if not. It halves: when a filter is installed the kernel tries it on every call
+// there is (seccomp_cache_prepare), and in a list that took longer than a mount does.
+func search(in []run, hit bpf.Instruction) []bpf.Instruction {
+	if len(in) == 1 {
+		return []bpf.Instruction{
+			bpf.JumpIf{Cond: bpf.JumpLessThan, Val: in[0].first, SkipTrue: 2},
+			bpf.JumpIf{Cond: bpf.JumpGreaterThan, Val: in[0].last, SkipTrue: 1},
+			hit,
+		}
 	}
-	return out, nil
+	low, high := search(in[:len(in)/2], hit), search(in[len(in)/2:], hit)
+	// The low half has to get past the high one.
+	low = append(low, bpf.Jump{Skip: uint32(len(high))})
+	prog := []bpf.Instruction{bpf.JumpIf{Cond: bpf.JumpGreaterOrEqual, Val: in[len(in)/2].first, SkipTrue: uint8(len(low))}}
+	return slices.Concat(prog, low, high)
 }

@@ -13,3 +13,5 @@ func TestVMFullTmp(t *testing.T)             { TestFullTmp(t) }
 func TestVMFileSizeLimit(t *testing.T)       { TestFileSizeLimit(t) }
 func TestVMExitStatus(t *testing.T)          { TestExitStatusAndStreams(t) }
 func TestVMSetupFailureIsNamed(t *testing.T) { TestSetupFailureIsNamed(t) }
+func TestVMWaitingHoldsNothing(t *testing.T) { TestWaitingHoldsNothing(t) }
+func TestVMUsersThatCannotBe(t *testing.T)   { TestUsersThatCannotBe(t) }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/runink/runink/image"
+	"github.com/runink/runink/internal/nodecfg"
 	"github.com/runink/runink/qemu"
 	"github.com/runink/runink/tools/harness"
 )
@@ -47,6 +48,12 @@ func boot(ctx context.Context, b *bench) (err error) {
 	ours, theirs := regexp.MustCompile(`^runink: `), regexp.MustCompile(`^idleinit: here`)
 	node := c.Machine("n1")
 	node.PowerCut()
+	metrics, err := c.Forward("127.0.0.1:0", "n1", nodecfg.PortMetrics)
+	if err != nil {
+		return err
+	}
+	roles := []string{"pid1", "netd", "keeper", "agent", "server"}
+	held := make([][]float64, len(roles))
 	var pid1, ready, peer []float64
 	for range b.repeats(5, 1) {
 		begin := time.Now()
@@ -62,6 +69,17 @@ func boot(ctx context.Context, b *bench) (err error) {
 			return err
 		}
 		pid1, ready = append(pid1, first), append(ready, time.Since(begin).Seconds())
+		text, err := scrape(ctx, metrics.String(), filepath.Join(filepath.Dir(c.CLI.Config), harness.ClusterName))
+		if err != nil {
+			return fmt.Errorf("metrics of n1: %w", err)
+		}
+		for i, role := range roles {
+			n, err := processBytes(text, role)
+			if err != nil {
+				return err
+			}
+			held[i] = append(held[i], n/1e6)
+		}
 		node.PowerCut()
 
 		begin = time.Now()
@@ -75,6 +93,9 @@ func boot(ctx context.Context, b *bench) (err error) {
 		peer = append(peer, nothing)
 		idle.PowerCut()
 		b.logf("   PID 1 %.2f s, ready %.2f s; an init that does nothing %.2f s", first, ready[len(ready)-1], nothing)
+	}
+	for i, role := range roles {
+		b.add(Result{Name: "boot/idle-memory/" + role, Value: median(held[i]), Unit: "MB", Note: "proportional set size at Ready, as the node's metrics say (runink_process_memory_bytes); one program, whose pages they share"})
 	}
 	note := "power-on, 2 processors, 1 GiB, " + c.Accel.Why
 	for _, m := range []struct {

@@ -5,19 +5,17 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
-	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/image"
 	"github.com/runink/runink/slice/keeper"
 )
 
@@ -26,6 +24,7 @@ type started struct {
 	first time.Duration // to its first instruction
 	exit  time.Duration // until its end was seen
 	gone  time.Duration // until nothing of it was left
+	cpu   time.Duration // of the command and all it waited for; of our keeper it is not known per start
 }
 
 // starter starts the program once.
@@ -35,7 +34,8 @@ type starter struct {
 	start     func(ctx context.Context, i int) (started, error)
 }
 
-// launch measures how long a sandbox takes: the same program, started by everybody in turn.
+// launch measures how long a sandbox takes: the same program, started by everybody in turn,
+// here and in a virtual machine in which everybody limits memory, CPU and processes.
 //
 // Where cgroup v1 is mounted beside v2, crun refuses to run, so everybody is started from a
 // mount namespace in which v2 is all there is. A thread is in it, and ends with the group.
@@ -49,7 +49,10 @@ func launch(ctx context.Context, b *bench) error {
 		}
 		done <- err
 	}()
-	return <-done
+	if err := <-done; err != nil {
+		return err
+	}
+	return launchInMachine(ctx, b)
 }
 
 const cgroupMount = "/sys/fs/cgroup"
@@ -77,33 +80,49 @@ func onlyCgroup2() error {
 	return nil
 }
 
-func launchHere(ctx context.Context, b *bench) (err error) {
+func launchHere(ctx context.Context, b *bench) error {
+	program := filepath.Join(b.dir, "first")
+	if err := image.GoBuild(ctx, b.root, "./tools/bench/first", program); err != nil {
+		return err
+	}
+	return launchProgram(ctx, b, launchPlace{
+		name: "launch", program: program, runink: filepath.Join(b.root, "bin", "runink"), rounds: b.repeats(200, 5),
+	})
+}
+
+// launchPlace is where the comparison is made.
+type launchPlace struct {
+	name    string // of the results
+	program string
+	runink  string
+	rounds  int
+	limits  bool // everybody sets limits
+}
+
+// launchProgram lets everybody start the program in turn.
+func launchProgram(ctx context.Context, b *bench, at launchPlace) (err error) {
 	dir := filepath.Join(b.dir, "launch")
 	folder := filepath.Join(dir, "bundle")
-	if err := os.MkdirAll(folder, 0o755); err != nil {
+	if err := install(at.program, filepath.Join(folder, "first")); err != nil {
 		return err
 	}
-	program := filepath.Join(folder, "first")
-	build := []string{"CGO_ENABLED=0"}
-	if _, err := spend(ctx, b.root, build, "go", "build", "-trimpath", "-ldflags=-s -w", "-o", program, "./tools/bench/first"); err != nil {
+	if err := os.Chmod(folder, 0o555); err != nil {
 		return err
 	}
-	for _, p := range []string{program, folder} {
-		if err := os.Chmod(p, 0o555); err != nil {
-			return err
-		}
-	}
-	k, err := startKeeper(ctx, b, dir)
+	k, err := startKeeper(ctx, at.runink, dir)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, k.stop()) }()
 	k.bundle = folder
-	peers, err := launchPeers(ctx, dir, program)
+	if at.limits && !k.limits {
+		return fmt.Errorf("the keeper sets no limits where everybody should: %s", k.isolation)
+	}
+	peers, err := launchPeers(ctx, dir, at)
 	if err != nil {
 		return err
 	}
-	ours, all, err := launchRounds(ctx, b, k, peers, b.repeats(200, 5))
+	ours, cpu, all, err := launchRounds(ctx, b, k, peers, at.rounds)
 	if err != nil {
 		return err
 	}
@@ -123,13 +142,36 @@ func launchHere(ctx context.Context, b *bench) (err error) {
 	} {
 		for i, peer := range peers {
 			r := Result{
-				Name: "launch/" + p.name, Value: median(millis(ours, p.of)), Unit: "ms",
+				Name: at.name + "/" + p.name, Value: median(millis(ours, p.of)), Unit: "ms",
 				Isolation: k.isolation, Note: p.note + "; " + peer.name + ": " + peer.isolation,
 			}
 			b.add(r.against(peer.name, median(millis(all[i], p.peer)), lower))
 		}
 	}
+	for i, peer := range peers {
+		var theirs time.Duration
+		for _, s := range all[i] {
+			theirs += s.cpu
+		}
+		r := Result{
+			Name: at.name + "/cpu", Value: cpu.Seconds() * 1e3 / float64(len(ours)), Unit: "ms",
+			Isolation: k.isolation, Note: "processor time a start, the program's included, mean; what the kernel does later, as taking network namespaces apart, is nobody's; " + peer.name + ": " + peer.isolation,
+		}
+		b.add(r.against(peer.name, theirs.Seconds()*1e3/float64(len(ours)), lower))
+	}
 	return nil
+}
+
+// install copies a program.
+func install(from, to string) error {
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		return err
+	}
+	raw, err := os.ReadFile(from)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, raw, 0o555)
 }
 
 // millis are one part of the starts.
@@ -141,13 +183,20 @@ func millis(list []started, of func(started) time.Duration) []float64 {
 	return out
 }
 
-// launchRounds starts the program once by everybody, so often. The first round warms up.
-func launchRounds(ctx context.Context, b *bench, k *benchKeeper, peers []starter, rounds int) (ours []started, all [][]started, err error) {
+// launchRounds starts the program once by everybody, so often. The first round warms up. cpu
+// is what the keeper and its slices used in all.
+func launchRounds(ctx context.Context, b *bench, k *benchKeeper, peers []starter, rounds int) (ours []started, cpu time.Duration, all [][]started, err error) {
 	all = make([][]started, len(peers))
+	var before time.Duration
 	for round := range rounds + 1 {
+		if round == 1 {
+			if before, err = k.used(); err != nil {
+				return nil, 0, nil, err
+			}
+		}
 		s, err := k.start(ctx, round)
 		if err != nil {
-			return nil, nil, fmt.Errorf("runink: %w", err)
+			return nil, 0, nil, fmt.Errorf("runink: %w", err)
 		}
 		if round > 0 {
 			ours = append(ours, s)
@@ -155,15 +204,19 @@ func launchRounds(ctx context.Context, b *bench, k *benchKeeper, peers []starter
 		for i, p := range peers {
 			s, err := p.start(ctx, round)
 			if err != nil {
-				return nil, nil, fmt.Errorf("%s: %w", p.name, err)
+				return nil, 0, nil, fmt.Errorf("%s: %w", p.name, err)
 			}
 			if round > 0 {
 				all[i] = append(all[i], s)
 			}
 		}
 	}
+	after, err := k.used()
+	if err != nil {
+		return nil, 0, nil, err
+	}
 	b.logf("   %d rounds", rounds)
-	return ours, all, nil
+	return ours, after - before, all, nil
 }
 
 // monotonic is CLOCK_MONOTONIC, which the program prints.
@@ -197,20 +250,20 @@ func command(name, isolation string, argv func(i int) []string) starter {
 		}
 		end := monotonic()
 		at, err := printed(out.String())
-		return started{first: at - begin, exit: end - begin, gone: end - begin}, err
+		cpu := cmd.ProcessState.UserTime() + cmd.ProcessState.SystemTime()
+		return started{first: at - begin, exit: end - begin, gone: end - begin, cpu: cpu}, err
 	}}
 }
 
 // launchPeers are the others.
-func launchPeers(ctx context.Context, dir, program string) ([]starter, error) {
+func launchPeers(ctx context.Context, dir string, at launchPlace) ([]starter, error) {
 	root := filepath.Join(dir, "oci", "rootfs")
 	for _, d := range []string{"proc", "dev", "sys"} { // places to mount on
 		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
 			return nil, err
 		}
 	}
-	bin := filepath.Join(root, "first")
-	if err := os.Link(program, bin); err != nil {
+	if err := install(at.program, filepath.Join(root, "first")); err != nil {
 		return nil, err
 	}
 	paths := map[string]string{}
@@ -221,16 +274,20 @@ func launchPeers(ctx context.Context, dir, program string) ([]starter, error) {
 		}
 		paths[name] = p
 	}
-	if err := ociSpec(ctx, filepath.Join(dir, "oci"), paths["runc"]); err != nil {
+	if err := ociSpec(ctx, filepath.Join(dir, "oci"), paths["runc"], at.limits); err != nil {
 		return nil, err
 	}
+	group := "an empty cgroup"
+	if at.limits {
+		group = "limits of memory, CPU and processes by cgroup v2"
+	}
 	oci := func(name string) starter {
-		return command(name, "pid, mount, net, uts, ipc namespaces and capabilities of `runc spec`, no user namespace, no seccomp filter, an empty cgroup", func(i int) []string {
+		return command(name, "pid, mount, net, uts, ipc namespaces and capabilities of `runc spec`, no user namespace, no seccomp filter, "+group, func(i int) []string {
 			return []string{paths[name], "--root", filepath.Join(dir, name), "run", "--bundle", filepath.Join(dir, "oci"), fmt.Sprintf("runink-bench-%d-%d", os.Getpid(), i)}
 		})
 	}
 	return []starter{
-		command("fork+exec", "none", func(int) []string { return []string{program} }),
+		command("fork+exec", "none", func(int) []string { return []string{at.program} }),
 		command("bwrap", "--unshare-all (user, pid, net, uts, ipc, cgroup and mount namespaces), no seccomp filter, no limits", func(int) []string {
 			return []string{paths["bwrap"], "--unshare-all", "--ro-bind", root, "/", "--proc", "/proc", "--dev", "/dev", "/first"}
 		}),
@@ -239,7 +296,7 @@ func launchPeers(ctx context.Context, dir, program string) ([]starter, error) {
 }
 
 // ociSpec makes the config.json that `runc spec` gives, for our program.
-func ociSpec(ctx context.Context, dir, runc string) error {
+func ociSpec(ctx context.Context, dir, runc string, limits bool) error {
 	if _, err := spend(ctx, dir, nil, runc, "spec"); err != nil {
 		return err
 	}
@@ -248,15 +305,22 @@ func ociSpec(ctx context.Context, dir, runc string) error {
 	if err != nil {
 		return err
 	}
-	out, err := forProgram(raw)
+	out, err := forProgram(raw, limits)
 	if err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return os.WriteFile(path, out, 0o644)
 }
 
+// The limits of a start, ours and the peers' where they set some.
+const (
+	launchMemory = 64 << 20
+	launchCPU    = 1000 // thousandths
+	launchPids   = keeper.DefaultPids
+)
+
 // forProgram changes a spec to run /first without a terminal.
-func forProgram(raw []byte) ([]byte, error) {
+func forProgram(raw []byte, limits bool) ([]byte, error) {
 	var spec map[string]any
 	if err := json.Unmarshal(raw, &spec); err != nil {
 		return nil, err
@@ -266,186 +330,22 @@ func forProgram(raw []byte) ([]byte, error) {
 		return nil, errors.New("it has no process")
 	}
 	p["terminal"], p["args"] = false, []string{"/first"}
+	l, ok := spec["linux"].(map[string]any)
+	if !ok {
+		return nil, errors.New("it has no part for Linux")
+	}
 	// Its only resources are device rules. A host may refuse the locked memory they need, and
 	// without them a container starts sooner.
-	if l, ok := spec["linux"].(map[string]any); ok {
-		delete(l, "resources")
+	delete(l, "resources")
+	if limits {
+		const period = 100_000
+		l["resources"] = map[string]any{
+			"memory": map[string]any{"limit": launchMemory},
+			"cpu":    map[string]any{"quota": launchCPU * period / 1000, "period": period},
+			"pids":   map[string]any{"limit": launchPids},
+		}
+		// Else each puts it below a group of its own making.
+		l["cgroupsPath"] = "/runink-bench-peer"
 	}
 	return json.Marshal(spec)
-}
-
-// benchKeeper is a keeper in a process of its own, as on a node.
-type benchKeeper struct {
-	*keeper.Client
-	cmd       *exec.Cmd
-	log       *os.File
-	state     string // on a tmpfs, as on a node
-	cgroup    string
-	bundle    string
-	isolation string
-}
-
-// startKeeper starts `runink keeper` with a cgroup of its own.
-func startKeeper(ctx context.Context, b *bench, dir string) (*benchKeeper, error) {
-	k := &benchKeeper{cgroup: filepath.Join(cgroupMount, fmt.Sprintf("runink-bench-%d", os.Getpid()))}
-	sock := filepath.Join(dir, "keeper.sock")
-	var err error
-	if k.state, err = os.MkdirTemp("/dev/shm", "runink-bench-"); err != nil {
-		return nil, err
-	}
-	if k.log, err = os.Create(filepath.Join(dir, "keeper.log")); err != nil {
-		return nil, errors.Join(err, os.RemoveAll(k.state))
-	}
-	k.cmd = exec.Command(filepath.Join(b.root, "bin", "runink"), "keeper", "--unenforced", "--timescale", "1",
-		"--socket", sock, "--state", k.state, "--cgroup-root", k.cgroup)
-	k.cmd.Stdout, k.cmd.Stderr = k.log, k.log
-	if err := k.cmd.Start(); err != nil {
-		return nil, errors.Join(err, k.log.Close(), os.RemoveAll(k.state))
-	}
-	k.Client = keeper.NewClient(sock)
-	if err := k.ready(ctx); err != nil {
-		msg, _ := os.ReadFile(k.log.Name()) // what it said is only of use if it can be read
-		return nil, errors.Join(fmt.Errorf("runink keeper: %w\n%s", err, msg), k.stop())
-	}
-	return k, nil
-}
-
-// ready waits for the keeper, gives it a lease and asks what it enforces.
-func (k *benchKeeper) ready(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	for {
-		can, err := k.Capabilities(ctx)
-		if err == nil {
-			k.isolation = isolation(can.NotEnforced)
-			_, err = k.SetDeadline(ctx, keeper.Boottime()+time.Hour)
-			return err
-		}
-		select {
-		case <-ctx.Done():
-			return err
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
-}
-
-// isolation says in one line what the keeper's slices had.
-func isolation(missing []string) string {
-	s := "user, pid, mount, net, uts, ipc, cgroup namespaces, seccomp filter, no capabilities"
-	if len(missing) == 0 {
-		return s + ", cgroup limits"
-	}
-	var short []string
-	for _, m := range missing { // each is a sentence; whose cgroup lacks it does not matter here
-		m, _, _ = strings.Cut(m, " at "+cgroupMount)
-		short = append(short, m)
-	}
-	return s + "; not enforced here: " + strings.Join(short, "; ")
-}
-
-// stop ends the keeper and removes its cgroup.
-func (k *benchKeeper) stop() error {
-	err := k.cmd.Process.Signal(syscall.SIGTERM)
-	if err == nil {
-		err = k.cmd.Wait()
-	}
-	if rm := removeCgroup(k.cgroup); rm != nil {
-		err = errors.Join(err, rm)
-	}
-	return errors.Join(err, k.log.Close(), os.RemoveAll(k.state))
-}
-
-// removeCgroup removes a tree of empty cgroups; rmdir is all that they take.
-func removeCgroup(dir string) error {
-	entries, err := os.ReadDir(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if e.IsDir() {
-			if err := removeCgroup(filepath.Join(dir, e.Name())); err != nil {
-				return err
-			}
-		}
-	}
-	return os.Remove(dir)
-}
-
-// start launches one slice, as an agent does, and waits for its end by its pidfd.
-func (k *benchKeeper) start(ctx context.Context, i int) (started, error) {
-	run := "bench" + strconv.Itoa(i)
-	id := keeper.Key(run, "first", 1)
-	spec := &keeper.LaunchSpec{
-		ID: id, Run: run, Slice: "first", Epoch: 1, Herd: "bench", Bundle: k.bundle,
-		Args:   []string{"/bundle/first"},
-		Limits: keeper.Limits{MilliCPU: 1000, Memory: 64 << 20},
-	}
-	begin := monotonic()
-	h, err := k.Launch(ctx, spec, nil)
-	if err != nil {
-		return started{}, err
-	}
-	if h.PidFD != nil {
-		err := readable(h.PidFD)
-		if err := errors.Join(err, h.PidFD.Close()); err != nil {
-			return started{}, err
-		}
-	}
-	end := monotonic()
-	at, err := k.collect(ctx, id)
-	if err != nil {
-		return started{}, err
-	}
-	return started{first: at - begin, exit: end - begin, gone: monotonic() - begin}, nil
-}
-
-// collect reads what an ended slice printed and has the keeper forget it.
-func (k *benchKeeper) collect(ctx context.Context, id string) (time.Duration, error) {
-	a, err := k.Attach(ctx, id)
-	if err != nil {
-		return 0, err
-	}
-	out, err := io.ReadAll(a.Stdout)
-	a.Close()
-	if err != nil {
-		return 0, err
-	}
-	// The pidfd may say that it has ended before the keeper has reaped it: then it "still runs".
-	for {
-		err := k.Ack(ctx, id)
-		if err == nil {
-			return printed(string(out))
-		}
-		if !errors.Is(err, errs.Conflict) {
-			return 0, err
-		}
-		select {
-		case <-ctx.Done():
-			return 0, ctx.Err()
-		case <-time.After(100 * time.Microsecond):
-		}
-	}
-}
-
-// readable waits until a descriptor can be read.
-func readable(f *os.File) error {
-	raw, err := f.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var perr error
-	if err := raw.Control(func(fd uintptr) {
-		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
-		for {
-			if _, perr = unix.Poll(fds, -1); !errors.Is(perr, unix.EINTR) {
-				return
-			}
-		}
-	}); err != nil {
-		return err
-	}
-	return os.NewSyscallError("poll", perr)
 }

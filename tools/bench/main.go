@@ -100,6 +100,8 @@ func main() {
 			fmt.Fprintln(os.Stderr, "bench:", err)
 		}
 		os.Exit(status)
+	case len(os.Args) == 3 && os.Args[1] == guestCommand:
+		err = launchInGuest(ctx, os.Args[2], os.Stdout)
 	default:
 		err = run(ctx, os.Args[1:], os.Stdout, os.Stderr)
 	}

@@ -325,6 +325,23 @@ var attempts = map[string]func(string) (string, error){
 		b, err := io.ReadAll(c)
 		return string(b), err
 	},
+	// loopback connects two sockets by each of the device's addresses.
+	"loopback": func(string) (string, error) {
+		for _, addr := range []string{"127.0.0.1:0", "[::1]:0"} {
+			l, err := net.Listen("tcp", addr)
+			if err != nil {
+				return "", err
+			}
+			c, err := net.Dial("tcp", l.Addr().String())
+			if err != nil {
+				l.Close()
+				return "", err
+			}
+			c.Close()
+			l.Close()
+		}
+		return "", nil
+	},
 	"udp": func(addr string) (string, error) {
 		c, err := net.Dial("udp", addr)
 		if err != nil {
