@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -80,6 +81,32 @@ func TestWatchingACluster(t *testing.T) {
 		}
 	})
 
+	t.Run("events that are followed", func(t *testing.T) {
+		herds := 0
+		change := func() {
+			herds++
+			c.ok("herd", "put", fmt.Sprint("followed", herds))
+		}
+		f := c.follow("events", "--follow", "-o", "json")
+		got := []string{f.next(change)}
+		change()
+		cursor := f.interrupt()
+		got = append(got, f.rest()...)
+		for range 2 { // each time it goes on from where it was interrupted
+			change() // while nobody follows
+			f = c.follow("events", "--follow", "-o", "json", "--since", cursor)
+			got = append(got, f.next(nil))
+			change()
+			cursor = f.interrupt()
+			got = append(got, f.rest()...)
+		}
+		got = append(got, slices.Collect(strings.Lines(c.ok("events", "-o", "json", "--since", cursor)))...)
+		all := slices.Collect(strings.Lines(c.ok("events", "-o", "json")))
+		if i := slices.Index(all, got[0]); i < 0 || !slices.Equal(all[i:], got) {
+			t.Errorf("followed, with interruptions:\n%s\nof what happened:\n%s", strings.Join(got, ""), strings.Join(all, ""))
+		}
+	})
+
 	t.Run("replay", func(t *testing.T) {
 		// No node has an agent, so the run waits; that was decided.
 		for {
@@ -133,13 +160,18 @@ func TestWatchingACluster(t *testing.T) {
 				continue
 			}
 			text, _, _ = strings.Cut(text, "  #")
-			// What --follow adds has no end; TestEventsOverLeaderChanges follows.
-			args := strings.Fields(strings.ReplaceAll(here.Replace(text), "--follow", ""))
+			args := strings.Fields(here.Replace(text))
+			typed++
+			if slices.Contains(args, "--follow") {
+				f := c.follow(args...)
+				f.next(func() { c.ok("run", "count.dsl") })
+				f.interrupt()
+				continue
+			}
 			_, stderr, status := c.typed(args...)
 			if status != 0 && (args[0] != "doctor" || status != exitFailed) { // this machine may lack something
 				t.Errorf("runink %s: %d\n%s", strings.TrimSpace(text), status, stderr)
 			}
-			typed++
 		}
 		if typed < 8 {
 			t.Errorf("only %d commands were found in docs/observe.md", typed)

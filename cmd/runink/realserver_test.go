@@ -133,12 +133,18 @@ func startRealCluster(t *testing.T, diskSize string) *realCluster {
 	}
 }
 
-// typed runs the program as a user does, and returns what it printed and its exit status.
-func (c *realCluster) typed(args ...string) (out, stderr string, status int) {
-	c.t.Helper()
+// command is the program as a user would start it.
+func (c *realCluster) command(args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(c.t.Context(), "/proc/self/exe", args...)
 	cmd.Dir = c.work
 	cmd.Env = append(os.Environ(), asBinary+"=1", envConfig+"="+filepath.Join(c.home, "config.json"), "TMPDIR="+c.tmp)
+	return cmd
+}
+
+// typed runs the program as a user does, and returns what it printed and its exit status.
+func (c *realCluster) typed(args ...string) (out, stderr string, status int) {
+	c.t.Helper()
+	cmd := c.command(args...)
 	var o, e bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &o, &e
 	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {

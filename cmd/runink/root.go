@@ -51,6 +51,7 @@ here, then submit it to a cluster:
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .DisableFlagsInUseLine)}}", 1))
 	strict(root)
 	addCompletions(root)
+	addCompletionCmd(root)
 	return root
 }
 

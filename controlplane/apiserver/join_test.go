@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -236,6 +238,73 @@ func TestJoinRefusals(t *testing.T) {
 			t.Fatalf("with the right pin: %v", err)
 		}
 	})
+}
+
+// TestTwoMachinesWithOneToken: of two that ask at the same moment exactly one joins, and the
+// other is refused and on record.
+func TestTwoMachinesWithOneToken(t *testing.T) {
+	c := oneNode(t)
+	nodes := v1.NewNodeServiceClient(c.operator())
+	const rounds = 5 // within what one address may try at once
+	for i := range rounds {
+		name := fmt.Sprintf("twin%d", i)
+		before := c.audit(identity.CmdJoin)
+		tok := c.token(name, "worker").GetToken()
+		var twins [2]*testNode
+		var refused [2]error
+		for k := range twins {
+			twins[k] = c.node(name, []string{c.nodes["n1"].addr}, tok)
+			twins[k].cfg.Role = nodecfg.RoleWorker
+		}
+		delete(c.nodes, name)
+		var wg sync.WaitGroup
+		start := make(chan struct{})
+		ctx := c.ctx()
+		for k, n := range twins {
+			o := n.joinOptions()
+			wg.Go(func() {
+				<-start
+				_, refused[k] = apiclient.Join(ctx, o)
+			})
+		}
+		close(start)
+		wg.Wait()
+		late := 0
+		if refused[0] == nil {
+			late = 1
+		}
+		if refused[1-late] != nil || !errors.Is(refused[late], errs.Denied) || !strings.Contains(refused[late].Error(), "was used") || errs.HintOf(refused[late]) == "" {
+			t.Fatalf("%s: %v and %v, want one that joins and one that is denied", name, refused[0], refused[1])
+		}
+		if _, err := twins[late].nodeDir().Member(); !errors.Is(err, errs.NotFound) {
+			t.Errorf("%s: the refused join left a membership behind: %v", name, err)
+		}
+		// The one that is known is the one that was let in.
+		key, err := twins[1-late].nodeDir().Key()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fp, err := pki.Fingerprint(key.Public())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := nodes.Get(c.ctx(), &v1.GetNodeRequest{Name: name}); err != nil || n.GetFingerprint() != fp {
+			t.Errorf("%s is %v, %v; want fingerprint %s", name, n, err, fp)
+		}
+		var outcomes []string
+		for _, e := range c.audit(identity.CmdJoin) {
+			if len(before) > 0 && e.GetIndex() <= before[0].GetIndex() {
+				break // newest first
+			}
+			if e.GetDetail()["node"] != name {
+				t.Errorf("a record of %v", e.GetDetail())
+			}
+			outcomes = append(outcomes, e.GetOutcome())
+		}
+		if !slices.Equal(outcomes, []string{"denied", "ok"}) {
+			t.Errorf("%s: the audit log has, newest first, %v", name, outcomes)
+		}
+	}
 }
 
 // TestJoinAgainWithTheSameKey: a node that lost the answer asks again and is admitted.

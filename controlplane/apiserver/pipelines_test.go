@@ -16,7 +16,6 @@ import (
 	"github.com/runink/runink/controlplane/runs"
 	"github.com/runink/runink/internal/apiclient"
 	"github.com/runink/runink/internal/errs"
-	"github.com/runink/runink/internal/pki"
 	"github.com/runink/runink/internal/plan"
 )
 
@@ -587,89 +586,5 @@ func TestLogsOfEveryAttempt(t *testing.T) {
 	}
 	if _, err := read(&v1.RunLogsRequest{Epoch: 4}); !errors.Is(err, errs.NotFound) {
 		t.Errorf("an attempt that never was: %v", err)
-	}
-}
-
-// TestHerdsDoNotSeeEachOther: what belongs to a herd does not exist for another's key.
-func TestHerdsDoNotSeeEachOther(t *testing.T) {
-	c := oneNode(t)
-	c.herd("other", &v1.Resources{})
-	live := newLiveSet()
-	a := c.agent(c.nodes["n1"], live)
-	a.work = func(context.Context, *v1.SliceAssignment) simExit {
-		return success(map[string]string{"out": "secret\n"})
-	}
-	a.log = func(*v1.LogRequest) string { return "secret\n" }
-	a.start()
-	run := c.succeeded(c.submit(slicesPlan(1, plan.Requires{}, plan.Affinity{})).Id)
-	digest := run.Outputs[0].Parts[0].Digest
-	for herd, sees := range map[string]bool{"other": false, "analytics": true} {
-		k, err := v1.NewIdentityServiceClient(c.operator()).CreateKey(c.ctx(), &v1.CreateKeyRequest{Herd: herd, Role: "admin", Name: "k"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		api := c.dial(apiclient.Config{APIKey: k.Secret}, pki.ClientOptions{})
-		rs := v1.NewRunServiceClient(api)
-		arts := v1.NewArtifactServiceClient(api)
-		try := map[string]func() error{
-			"get": func() error { _, err := rs.Get(c.ctx(), &v1.GetRunRequest{Id: run.Id}); return err },
-			"explain": func() error {
-				_, err := rs.Explain(c.ctx(), &v1.ExplainRunRequest{Id: run.Id})
-				return err
-			},
-			"watch": func() error {
-				s, err := rs.Watch(c.ctx(), &v1.WatchRunRequest{Id: run.Id})
-				if err == nil {
-					_, err = s.Recv()
-				}
-				return err
-			},
-			"download": func() error {
-				s, err := arts.Download(c.ctx(), &v1.DownloadBlobRequest{Digest: digest, Run: run.Id})
-				if err == nil {
-					_, err = s.Recv()
-				}
-				return err
-			},
-			"logs": func() error {
-				s, err := rs.Logs(c.ctx(), &v1.RunLogsRequest{Id: run.Id})
-				if err == nil {
-					_, err = s.Recv()
-				}
-				return err
-			},
-			"cancel": func() error {
-				_, err := rs.Cancel(c.ctx(), &v1.CancelRunRequest{Id: run.Id})
-				if sees && errors.Is(err, errs.Conflict) { // it has ended
-					err = nil
-				}
-				return err
-			},
-			"lineage": func() error {
-				_, err := v1.NewGovernanceServiceClient(api).Lineage(c.ctx(), &v1.LineageRequest{Root: &v1.LineageRequest_Run{Run: run.Id}})
-				return err
-			},
-			"openlineage": func() error {
-				_, err := v1.NewGovernanceServiceClient(api).OpenLineage(c.ctx(), &v1.OpenLineageRequest{Run: run.Id})
-				return err
-			},
-		}
-		for what, fn := range try {
-			if err := fn(); sees != (err == nil) || !sees && !errors.Is(err, errs.NotFound) {
-				t.Errorf("herd %s, %s: %v", herd, what, err)
-			}
-		}
-		list, err := rs.List(c.ctx(), &v1.ListRunsRequest{})
-		if err != nil || (len(list.Runs) == 1) != sees {
-			t.Errorf("herd %s lists %v, %v", herd, list, err)
-		}
-		sets, err := v1.NewGovernanceServiceClient(api).ListDatasets(c.ctx(), &v1.ListDatasetsRequest{})
-		if err != nil || (len(sets.Datasets) > 0) != sees {
-			t.Errorf("herd %s lists datasets %v, %v", herd, sets, err)
-		}
-		st, err := arts.Stat(c.ctx(), &v1.StatBlobRequest{Digest: digest})
-		if err != nil || st.Complete != sees {
-			t.Errorf("herd %s: stat %v, %v", herd, st, err)
-		}
 	}
 }

@@ -4,11 +4,13 @@ import (
 	"bufio"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -132,6 +134,67 @@ func TestRESTLimits(t *testing.T) {
 	})
 	c.well()
 
+	t.Run("a body that is sent", func(t *testing.T) {
+		const (
+			large   = 100 << 20
+			buffers = 32 << 20 // more than is ever on its way between two sockets
+		)
+		r := c.rest(c.asOperator(), n.addr)
+		for name, tc := range map[string]struct {
+			method, path, contentType string
+			length                    int64 // as announced
+			reads                     int64 // what the server may take of it
+		}{
+			"a JSON of 100 MB":                 {http.MethodPost, "/v1/runs", "application/json", large, limits.JSON},
+			"a JSON of 100 MB, in chunks":      {http.MethodPost, "/v1/runs", "application/json", -1, limits.JSON},
+			"a blob of 100 MB":                 {http.MethodPut, blob, "application/octet-stream", large, limits.Piece},
+			"a blob of 100 MB, in chunks":      {http.MethodPut, blob + "?size=104857600", "application/octet-stream", -1, limits.Piece},
+			"a snapshot of 100 MB":             {http.MethodPut, "/v1/cluster/snapshot", "application/octet-stream", large, limits.Piece},
+			"a GET with 100 MB":                {http.MethodGet, "/v1/whoami", "application/json", large, limits.JSON},
+			"a GET with 100 MB, in chunks":     {http.MethodGet, "/v1/whoami", "application/json", -1, limits.JSON},
+			"what nobody maps, with 100 MB":    {http.MethodPost, "/v1/nothing", "application/json", large, limits.JSON},
+			"what nobody maps, 100 MB, chunks": {http.MethodPost, "/v1/nothing", "application/json", -1, limits.JSON},
+		} {
+			t.Run(name, func(t *testing.T) {
+				// The server answers, and ends the connection half a second later: a client
+				// that is too busy to read until then may only see that its write failed.
+				c.eventually(name+": answered", func() error {
+					body := &zeros{size: large}
+					req, err := http.NewRequestWithContext(c.ctx(), tc.method, r.base+tc.path, body)
+					if err != nil {
+						t.Fatal(err)
+					}
+					req.ContentLength = tc.length
+					req.Header.Set("Content-Type", tc.contentType)
+					resp, err := r.hc.Do(req)
+					if err != nil {
+						return err
+					}
+					defer resp.Body.Close()
+					data, err := io.ReadAll(resp.Body)
+					if err != nil {
+						return err
+					}
+					if sent := body.read.Load(); sent > tc.reads+buffers {
+						t.Errorf("%d bytes of the body were taken", sent)
+					}
+					answer, ok := errors.AsType[*answered](restError(resp, data))
+					if !ok || answer.code/100 != 4 {
+						return fmt.Errorf("%s: %s", resp.Status, data)
+					}
+					if strings.Contains(tc.path, "nothing") {
+						return nil
+					}
+					if answer.code != http.StatusRequestEntityTooLarge || answer.body.Kind != "exhausted" || answer.body.Hint == "" {
+						return fmt.Errorf("%s: %s", resp.Status, data)
+					}
+					return nil
+				})
+			})
+		}
+	})
+	c.well()
+
 	t.Run("slow clients beside others", func(t *testing.T) {
 		beginnings := []string{
 			"", "G", "GET /v1/whoami HTTP/1.1\r\nHost: n1\r\nX-Slow: ",
@@ -186,6 +249,22 @@ func TestRESTLimits(t *testing.T) {
 		}
 	})
 	c.well()
+}
+
+// zeros is a body of a size; read is how much of it was wanted so far.
+type zeros struct {
+	size int64
+	read atomic.Int64
+}
+
+func (z *zeros) Read(b []byte) (int, error) {
+	n := min(int64(len(b)), z.size-z.read.Load())
+	clear(b[:n])
+	z.read.Add(n)
+	if n == 0 {
+		return 0, io.EOF
+	}
+	return int(n), nil
 }
 
 // TestRESTConnectionLimit: one connection too many is closed, and gRPC does not notice.

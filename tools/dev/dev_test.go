@@ -278,7 +278,7 @@ func TestDevInterrupted(t *testing.T) {
 // Up and idle, Ctrl-C is the ordinary end; a user's commands work until then, and a second
 // one in the same folder is refused.
 func TestDevStaysUntilInterrupted(t *testing.T) {
-	d := start(t, nil, "-example", "")
+	d := start(t, nil, "-example", example(t))
 	config := d.see(`export RUNINK_CONFIG=(\S+)`)[1]
 	w := look(t, d)
 	w.mustBeUp(t)

@@ -6,7 +6,7 @@
 //	go run ./tools/image -binary bin/runink # packs a binary that is there
 //	go run ./tools/image -kind metal -out build/metal
 //
-// With a word before the flags it writes a medium with a metal image on it:
+// With a word before the flags it writes a medium to boot from, or to configure with:
 //
 //	go run ./tools/image iso                # keys are edited in at boot, or come from elsewhere
 //	go run ./tools/image iso $(bin/runink token create -q --node n7 --role worker)
@@ -15,13 +15,16 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -48,23 +51,44 @@ func main() {
 	kind := flag.String("kind", string(image.Cloud), "`cloud` for virtual machines, metal for any machine and for boot media")
 	level := flag.Int("level", 10, "zstd level, 1 to 22; use 19 for a release")
 	flag.Usage = func() {
-		fmt.Fprintf(os.Stderr, "usage: image [flags]\n\nBuilds kernel and initramfs.\n  image -level 19\n  image iso -help\n\n")
+		fmt.Fprint(flag.CommandLine.Output(), usage())
 		flag.PrintDefaults()
 	}
 	flag.Parse()
-	if flag.NArg() > 0 || *level < 1 || *level > 22 || *kind != string(image.Cloud) && *kind != string(image.Metal) {
+	if flag.NArg() > 0 {
+		end(errs.E(errs.Invalid, "read command", "there is no command %q", flag.Arg(0)).
+			WithHint("%s; or flags only, for kernel and initramfs. Each has -help", strings.Join(slices.Sorted(maps.Keys(media)), ", ")))
+	}
+	if *level < 1 || *level > 22 || *kind != string(image.Cloud) && *kind != string(image.Metal) {
 		flag.Usage()
 		os.Exit(2)
 	}
 	end(build(ctx, image.Kind(*kind), *binary, *engine, *pkg, *out, *cache, *level))
 }
 
-// end reports an error and exits; it returns if there is none.
+// usage says what there is to type, with an example of each.
+func usage() string {
+	var b strings.Builder
+	b.WriteString("usage: runink-image [flags]\n       runink-image COMMAND [flags] [runink.KEY=VALUE…]\n\n" +
+		"Without a command it builds kernel, initramfs and manifest.\n\n" +
+		"  runink-image -level 19\n  runink-image -kind metal -out build/metal\n\nCommands, each with -help:\n\n")
+	for _, name := range slices.Sorted(maps.Keys(media)) {
+		fmt.Fprintf(&b, "%-8s writes %s\n  runink-image %s\n\n", name, media[name].what, media[name].example)
+	}
+	b.WriteString("Flags without a command:\n\n")
+	return b.String()
+}
+
+// end reports an error and exits, with status 2 if what was typed is wrong; it returns if
+// there is none.
 func end(err error) {
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "image:", err)
+		fmt.Fprintln(os.Stderr, "runink-image:", err)
 		if hint := errs.HintOf(err); hint != "" {
-			fmt.Fprintln(os.Stderr, "hint:", hint)
+			fmt.Fprintln(os.Stderr, "  hint:", hint)
+		}
+		if errors.Is(err, errs.Invalid) {
+			os.Exit(2)
 		}
 		os.Exit(1)
 	}

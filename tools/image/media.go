@@ -18,12 +18,12 @@ import (
 
 // media are the subcommands that write something to boot from, or to configure with.
 var media = map[string]struct {
-	what, out string
-	write     func(context.Context, image.MediaOptions) error
+	what, out, example string
+	write              func(context.Context, image.MediaOptions) error
 }{
-	"iso":    {"a hybrid ISO: boots as CD and as disk, by BIOS and by UEFI", "build/runink.iso", image.BuildISO},
-	"disk":   {"the image of a whole disk: boots by BIOS and by UEFI, with a partition for the node's state", "build/runink-disk.img", image.BuildDisk},
-	"config": {"a config disk, for a machine whose command line does not say who it is", "build/runink-cfg.img", writeConfig},
+	"iso":    {"a hybrid ISO: boots as CD and as disk, by BIOS and by UEFI", "build/runink.iso", "iso $(runink token create -q --node n7 --role worker)", image.BuildISO},
+	"disk":   {"the image of a whole disk: boots by BIOS and by UEFI, with a partition for the node's state", "build/runink-disk.img", "disk -state-size 65536", image.BuildDisk},
+	"config": {"a config disk, for a machine whose command line does not say who it is", "build/runink-cfg.img", "config $(runink token create -q --node n7 --role worker)", writeConfig},
 }
 
 func writeConfig(ctx context.Context, o image.MediaOptions) error {
@@ -62,9 +62,8 @@ func writeMedia(ctx context.Context, name string, args []string) error {
 		}
 	}
 	if err := fs.Parse(args); err != nil {
-		fmt.Fprintf(os.Stderr, "usage: image %s [flags] [runink.KEY=VALUE…]\n\nWrites %s.\n"+
-			"  image %[1]s\n  image %[1]s --node n7 --cluster c1 --role worker --ca sha256:… --join 10.0.0.1:7460 --token …\n"+
-			"  image %[1]s $(runink token create -q --node n7 --role worker)\n\n", name, kind.what)
+		fmt.Fprintf(os.Stderr, "usage: runink-image %s [flags] [runink.KEY=VALUE…]\n\nWrites %s.\n"+
+			"  runink-image %[3]s\n  runink-image %[1]s --node n7 --cluster c1 --role worker --ca sha256:… --join 10.0.0.1:7460 --token …\n\n", name, kind.what, kind.example)
 		fs.SetOutput(os.Stderr)
 		fs.PrintDefaults()
 		if err == flag.ErrHelp {
@@ -73,6 +72,9 @@ func writeMedia(ctx context.Context, name string, args []string) error {
 		return errs.E(errs.Invalid, "read flags", "%w", err)
 	}
 	rest(fs.Args())
+	if err := complete(o.Words); err != nil {
+		return err
+	}
 	if err := kind.write(ctx, o); err != nil {
 		return err
 	}

@@ -9,6 +9,7 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"os"
 	"slices"
@@ -90,9 +91,6 @@ func complete(doc *openapi3.T) error {
 			for _, t := range op.Tags {
 				used[t] = true
 			}
-			if op.Summary == "" && op.Description == "" {
-				op.Summary = strings.ReplaceAll(op.OperationID, "_", ": ")
-			}
 			if err := answers(op); err != nil {
 				return fmt.Errorf("%s %s: %w", method, path, err)
 			}
@@ -102,6 +100,10 @@ func complete(doc *openapi3.T) error {
 					WithSchema(openapi3.NewStringSchema().WithMinLength(8))})
 			}
 		}
+	}
+	describe(doc)
+	if err := prune(doc); err != nil {
+		return err
 	}
 	doc.Tags = slices.DeleteFunc(doc.Tags, func(t *openapi3.Tag) bool { return !used[t.Name] })
 	return nil
@@ -113,20 +115,93 @@ func text(description string) *openapi3.SchemaRef {
 	return s.NewRef()
 }
 
+func object(description string, properties openapi3.Schemas) *openapi3.SchemaRef {
+	s := openapi3.NewObjectSchema()
+	s.Description, s.Properties = description, properties
+	return s.NewRef()
+}
+
+// described refers to a schema from a property that says more than the schema does: beside a
+// bare $ref OpenAPI 3.0 ignores everything.
+func described(description string, ref *openapi3.SchemaRef) *openapi3.SchemaRef {
+	return (&openapi3.Schema{Description: description, AllOf: openapi3.SchemaRefs{ref}}).NewRef()
+}
+
+// describe makes the titles of properties their descriptions: the generator takes a comment
+// without a full stop for a title.
+func describe(doc *openapi3.T) {
+	seen := map[*openapi3.Schema]bool{}
+	var walk func(*openapi3.SchemaRef)
+	walk = func(ref *openapi3.SchemaRef) {
+		if ref == nil || ref.Value == nil || seen[ref.Value] {
+			return
+		}
+		s := ref.Value
+		seen[s] = true
+		if s.Title != "" {
+			s.Description, s.Title = strings.TrimSpace(s.Title+"\n\n"+s.Description), ""
+		}
+		for _, p := range s.Properties {
+			walk(p)
+		}
+		walk(s.Items)
+		walk(s.AdditionalProperties.Schema)
+	}
+	for _, s := range doc.Components.Schemas {
+		walk(s)
+	}
+	for _, item := range doc.Paths.Map() {
+		for _, op := range item.Operations() {
+			if op.RequestBody != nil {
+				for _, m := range op.RequestBody.Value.Content {
+					walk(m.Schema)
+				}
+			}
+			for _, r := range op.Responses.Map() {
+				for _, m := range r.Value.Content {
+					walk(m.Schema)
+				}
+			}
+		}
+	}
+}
+
+// prune drops schemas that nothing refers to: enums of query parameters, which stand there.
+func prune(doc *openapi3.T) error {
+	for {
+		data, err := json.Marshal(doc)
+		if err != nil {
+			return err
+		}
+		n := len(doc.Components.Schemas)
+		maps.DeleteFunc(doc.Components.Schemas, func(name string, _ *openapi3.SchemaRef) bool {
+			return !strings.Contains(string(data), `"#/components/schemas/`+name+`"`)
+		})
+		if len(doc.Components.Schemas) == n {
+			return nil
+		}
+	}
+}
+
 func errorSchema() *openapi3.SchemaRef {
+	kind := openapi3.NewStringSchema().WithEnum("internal", "invalid", "not_found", "exists", "conflict", "unauthenticated",
+		"denied", "exhausted", "unavailable", "timeout", "corrupt", "unimplemented", "fenced")
+	kind.Description = "what the caller can do about it"
+	addresses := openapi3.NewArraySchema().WithItems(openapi3.NewStringSchema())
+	addresses.Description = "of its API, host:port"
+	leader := object("of unavailable: who leads, as far as the control node that answered knows", openapi3.Schemas{
+		"node": text("its name"), "addresses": addresses.NewRef(),
+	})
 	s := openapi3.NewObjectSchema()
 	s.Description = "What was being done, why it failed, and what to do."
 	s.Required = []string{"kind", "message"}
 	s.Properties = openapi3.Schemas{
-		"kind": openapi3.NewStringSchema().WithEnum("internal", "invalid", "not_found", "exists", "conflict", "unauthenticated",
-			"denied", "exhausted", "unavailable", "timeout", "corrupt", "unimplemented", "fenced").NewRef(),
+		"kind":    kind.NewRef(),
 		"message": text("what was being done, and why it failed"),
 		"field":   text("the field, parameter or header it is about"),
 		"place":   text("where in the body it is: body:LINE:COLUMN"),
 		"hint":    text("the next step"),
-		"leader": openapi3.NewObjectSchema().WithProperties(map[string]*openapi3.Schema{
-			"node": openapi3.NewStringSchema(), "addresses": openapi3.NewArraySchema().WithItems(openapi3.NewStringSchema()),
-		}).NewRef(),
+		"leader":  leader,
 	}
 	return s.NewRef()
 }
@@ -156,15 +231,23 @@ func byHand(doc *openapi3.T) error {
 	number := func(name, what string) *openapi3.ParameterRef {
 		return &openapi3.ParameterRef{Value: openapi3.NewQueryParameter(name).WithDescription(what).WithSchema(openapi3.NewInt64Schema().WithMin(0))}
 	}
-	inPath := func(name string) *openapi3.ParameterRef {
-		return &openapi3.ParameterRef{Value: openapi3.NewPathParameter(name).WithSchema(openapi3.NewStringSchema())}
+	inPath := func(name, what string) *openapi3.ParameterRef {
+		return &openapi3.ParameterRef{Value: openapi3.NewPathParameter(name).WithDescription(what).WithSchema(openapi3.NewStringSchema())}
 	}
 	body := &openapi3.RequestBodyRef{Value: openapi3.NewRequestBody().WithRequired(true).
 		WithContent(openapi3.NewContentWithSchema(bytes, []string{"application/octet-stream"}))}
-	uploaded := openapi3.NewObjectSchema().WithProperties(map[string]*openapi3.Schema{
-		"digest": openapi3.NewStringSchema(), "size": openapi3.NewStringSchema().WithFormat("int64"), "copies": openapi3.NewInt32Schema(),
+	typed := func(description string, s *openapi3.Schema) *openapi3.SchemaRef {
+		s.Description = description
+		return s.NewRef()
+	}
+	uploaded := object("", openapi3.Schemas{
+		"digest": text("sha256:<hex>, by which the blob is known"),
+		"size":   typed("in bytes", openapi3.NewStringSchema().WithFormat("int64")),
+		"copies": typed("control nodes that hold it", openapi3.NewInt32Schema()),
 	})
-	restored := openapi3.NewObjectSchema().WithProperties(map[string]*openapi3.Schema{"index": openapi3.NewStringSchema().WithFormat("uint64")})
+	restored := object("", openapi3.Schemas{
+		"index": typed("of the entry in Barn that replaced its content", openapi3.NewStringSchema().WithFormat("uint64")),
+	})
 	answer := func(code int, what string, schema *openapi3.SchemaRef) openapi3.NewResponsesOption {
 		return openapi3.WithStatus(code, &openapi3.ResponseRef{Value: openapi3.NewResponse().WithDescription(what).
 			WithContent(openapi3.NewContentWithJSONSchemaRef(schema))})
@@ -177,12 +260,12 @@ func byHand(doc *openapi3.T) error {
 		OperationID: "ArtifactService_Upload", Tags: []string{"ArtifactService"},
 		Summary: "Upload stores a blob of a herd, or a piece of one, of at most 64 MiB.",
 		Parameters: openapi3.Parameters{
-			inPath("herd"), inPath("digest"),
+			inPath("herd", "whose blob it is"), inPath("digest", "sha256:<hex> of the whole blob"),
 			number("size", "bytes of the whole blob; by default where the body ends"), number("offset", "where in the blob the body begins"),
 		},
 		RequestBody: body,
 		Responses: openapi3.NewResponses(
-			answer(http.StatusOK, "The blob is whole, and on a majority of control nodes.", uploaded.NewRef()),
+			answer(http.StatusOK, "The blob is whole, and on a majority of control nodes.", uploaded),
 			answer(http.StatusAccepted, "The piece is stored; the next begins at uploaded.", openapi3.NewSchemaRef("#/components/schemas/StatBlobResponse", stat.Value)),
 		),
 	})
@@ -194,7 +277,7 @@ func byHand(doc *openapi3.T) error {
 		OperationID: "ClusterService_Restore", Tags: []string{"ClusterService"},
 		Summary:     "Restore replaces the content of Barn by a snapshot of at most 64 MiB.",
 		RequestBody: body,
-		Responses:   openapi3.NewResponses(answer(http.StatusOK, "It is restored.", restored.NewRef())),
+		Responses:   openapi3.NewResponses(answer(http.StatusOK, "It is restored.", restored)),
 	})
 	return nil
 }
@@ -220,7 +303,8 @@ func answers(op *openapi3.Operation) error {
 	}
 	line := was.Schema.Value
 	line.Title = ""
-	line.Properties["error"] = failure
+	line.Properties["result"] = described("the next of the stream", line.Properties["result"])
+	line.Properties["error"] = described("in place of a result, and then the last: why the stream failed", failure)
 	event := openapi3.NewStringSchema()
 	event.Description = "data: is a result; the last event is named end, or failed and carries an Error"
 	forms := openapi3.Content{

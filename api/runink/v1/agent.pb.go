@@ -440,16 +440,16 @@ func (x *StatusReport) GetSlices() []*SliceStatus {
 
 type SliceStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
-	Slice         string                 `protobuf:"bytes,2,opt,name=slice,proto3" json:"slice,omitempty"` // name in the plan
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Phase         string                 `protobuf:"bytes,4,opt,name=phase,proto3" json:"phase,omitempty"` // preparing running exited
-	Started       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started,proto3" json:"started,omitempty"`
-	Ended         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=ended,proto3" json:"ended,omitempty"`
-	Exit          *SliceExit             `protobuf:"bytes,7,opt,name=exit,proto3" json:"exit,omitempty"` // phase exited
-	Counts        map[string]*BlockCount `protobuf:"bytes,8,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Parts         []*OutputPart          `protobuf:"bytes,9,rep,name=parts,proto3" json:"parts,omitempty"`    // complete and stored on a majority of control nodes
-	Detail        string                 `protobuf:"bytes,10,opt,name=detail,proto3" json:"detail,omitempty"` // preparing: what it waits for
+	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`                                                                                 // id of the run
+	Slice         string                 `protobuf:"bytes,2,opt,name=slice,proto3" json:"slice,omitempty"`                                                                             // name in the plan
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`                                                                            // number of the attempt
+	Phase         string                 `protobuf:"bytes,4,opt,name=phase,proto3" json:"phase,omitempty"`                                                                             // preparing running exited
+	Started       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started,proto3" json:"started,omitempty"`                                                                         // when it was launched
+	Ended         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=ended,proto3" json:"ended,omitempty"`                                                                             // when its exit was seen
+	Exit          *SliceExit             `protobuf:"bytes,7,opt,name=exit,proto3" json:"exit,omitempty"`                                                                               // phase exited
+	Counts        map[string]*BlockCount `protobuf:"bytes,8,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by block
+	Parts         []*OutputPart          `protobuf:"bytes,9,rep,name=parts,proto3" json:"parts,omitempty"`                                                                             // complete and stored on a majority of control nodes
+	Detail        string                 `protobuf:"bytes,10,opt,name=detail,proto3" json:"detail,omitempty"`                                                                          // preparing: what it waits for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -559,12 +559,12 @@ type SliceExit struct {
 	// success, exit, signal, oom, time_limit, pids_limit, fenced, killed, launch_failed,
 	// lost
 	Reason        string `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
-	Code          int32  `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`
-	Signal        int32  `protobuf:"varint,3,opt,name=signal,proto3" json:"signal,omitempty"`
+	Code          int32  `protobuf:"varint,2,opt,name=code,proto3" json:"code,omitempty"`      // exit status
+	Signal        int32  `protobuf:"varint,3,opt,name=signal,proto3" json:"signal,omitempty"`  // that ended it
 	Message       string `protobuf:"bytes,4,opt,name=message,proto3" json:"message,omitempty"` // the slice's own last word, or why the launch failed
-	Hint          string `protobuf:"bytes,5,opt,name=hint,proto3" json:"hint,omitempty"`
-	Block         string `protobuf:"bytes,6,opt,name=block,proto3" json:"block,omitempty"`
-	Kind          string `protobuf:"bytes,7,opt,name=kind,proto3" json:"kind,omitempty"`
+	Hint          string `protobuf:"bytes,5,opt,name=hint,proto3" json:"hint,omitempty"`       // the next step, where there is one
+	Block         string `protobuf:"bytes,6,opt,name=block,proto3" json:"block,omitempty"`     // in which it failed, where that is known
+	Kind          string `protobuf:"bytes,7,opt,name=kind,proto3" json:"kind,omitempty"`       // of the error, where that is known
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -650,10 +650,10 @@ func (x *SliceExit) GetKind() string {
 
 type BlockCount struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	In            int64                  `protobuf:"varint,1,opt,name=in,proto3" json:"in,omitempty"`
-	Out           int64                  `protobuf:"varint,2,opt,name=out,proto3" json:"out,omitempty"`
-	Rejected      map[string]int64       `protobuf:"bytes,3,rep,name=rejected,proto3" json:"rejected,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	Bytes         int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	In            int64                  `protobuf:"varint,1,opt,name=in,proto3" json:"in,omitempty"`                                                                                       // rows that came
+	Out           int64                  `protobuf:"varint,2,opt,name=out,proto3" json:"out,omitempty"`                                                                                     // rows that went on
+	Rejected      map[string]int64       `protobuf:"bytes,3,rep,name=rejected,proto3" json:"rejected,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // rows by why: decode contract step unmatched encode
+	Bytes         int64                  `protobuf:"varint,4,opt,name=bytes,proto3" json:"bytes,omitempty"`                                                                                 // of a source: read; of a sink: written
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -718,10 +718,10 @@ func (x *BlockCount) GetBytes() int64 {
 
 type OutputPart struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Block         string                 `protobuf:"bytes,1,opt,name=block,proto3" json:"block,omitempty"`
-	Rows          int64                  `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`
-	Bytes         int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	Digest        string                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`
+	Block         string                 `protobuf:"bytes,1,opt,name=block,proto3" json:"block,omitempty"`   // the sink, or the dead letters
+	Rows          int64                  `protobuf:"varint,2,opt,name=rows,proto3" json:"rows,omitempty"`    // in it
+	Bytes         int64                  `protobuf:"varint,3,opt,name=bytes,proto3" json:"bytes,omitempty"`  // its size
+	Digest        string                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"` // of its content, which is its name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -24,7 +24,7 @@ const (
 
 type OpenRejectedRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`     // id of the run
 	Block         string                 `protobuf:"bytes,2,opt,name=block,proto3" json:"block,omitempty"` // the @dlq
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -120,8 +120,8 @@ func (x *OpenRejectedResponse) GetData() []byte {
 
 type StatBlobRequest struct {
 	state  protoimpl.MessageState `protogen:"open.v1"`
-	Digest string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	Local  bool                   `protobuf:"varint,2,opt,name=local,proto3" json:"local,omitempty"` // this replica's own copy only
+	Digest string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"` // sha256:<hex>
+	Local  bool                   `protobuf:"varint,2,opt,name=local,proto3" json:"local,omitempty"`  // this replica's own copy only
 	// With a herd, complete means: stored for that herd, on a majority. A blob that only
 	// another herd has reads as absent.
 	Herd          string `protobuf:"bytes,3,opt,name=herd,proto3" json:"herd,omitempty"`
@@ -182,9 +182,9 @@ func (x *StatBlobRequest) GetHerd() string {
 
 type StatBlobResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Size          int64                  `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
-	Complete      bool                   `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"`
-	Uploaded      int64                  `protobuf:"varint,3,opt,name=uploaded,proto3" json:"uploaded,omitempty"`
+	Size          int64                  `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`         // bytes of the whole blob, once it is complete
+	Complete      bool                   `protobuf:"varint,2,opt,name=complete,proto3" json:"complete,omitempty"` // the blob is whole
+	Uploaded      int64                  `protobuf:"varint,3,opt,name=uploaded,proto3" json:"uploaded,omitempty"` // bytes that are there: where an upload may resume
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -379,10 +379,10 @@ func (x *UploadBlobResponse) GetCopies() int32 {
 
 type DownloadBlobRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`
-	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"`
-	Local         bool                   `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"` // do not pull; for control nodes
-	Run           string                 `protobuf:"bytes,4,opt,name=run,proto3" json:"run,omitempty"`      // the run it belongs to, for authorization of users
+	Digest        string                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`  // sha256:<hex>
+	Offset        int64                  `protobuf:"varint,2,opt,name=offset,proto3" json:"offset,omitempty"` // of the first byte to send
+	Local         bool                   `protobuf:"varint,3,opt,name=local,proto3" json:"local,omitempty"`   // do not pull; for control nodes
+	Run           string                 `protobuf:"bytes,4,opt,name=run,proto3" json:"run,omitempty"`        // the run it belongs to, for authorization of users
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -447,7 +447,7 @@ func (x *DownloadBlobRequest) GetRun() string {
 
 type DownloadBlobResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`  // the next bytes
 	Size          int64                  `protobuf:"varint,2,opt,name=size,proto3" json:"size,omitempty"` // whole blob, in the first message
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

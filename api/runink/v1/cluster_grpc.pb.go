@@ -190,10 +190,13 @@ const (
 //
 // ClusterService is the control plane seen as a whole.
 type ClusterServiceClient interface {
+	// Status says who leads, and how the cluster is.
 	Status(ctx context.Context, in *ClusterStatusRequest, opts ...grpc.CallOption) (*ClusterStatusResponse, error)
+	// ListMembers lists the control nodes that replicate Barn.
 	ListMembers(ctx context.Context, in *ListMembersRequest, opts ...grpc.CallOption) (*ListMembersResponse, error)
 	// RemoveMember takes a control node out of the quorum. Its data stays on its disk.
 	RemoveMember(ctx context.Context, in *RemoveMemberRequest, opts ...grpc.CallOption) (*RemoveMemberResponse, error)
+	// TransferLeadership has another control node lead.
 	TransferLeadership(ctx context.Context, in *TransferLeadershipRequest, opts ...grpc.CallOption) (*TransferLeadershipResponse, error)
 	// Snapshot streams a consistent snapshot of Barn. Secrets in it stay sealed, and the
 	// key-encryption key is not in it.
@@ -301,10 +304,13 @@ func (c *clusterServiceClient) RecordRefusal(ctx context.Context, in *RecordRefu
 //
 // ClusterService is the control plane seen as a whole.
 type ClusterServiceServer interface {
+	// Status says who leads, and how the cluster is.
 	Status(context.Context, *ClusterStatusRequest) (*ClusterStatusResponse, error)
+	// ListMembers lists the control nodes that replicate Barn.
 	ListMembers(context.Context, *ListMembersRequest) (*ListMembersResponse, error)
 	// RemoveMember takes a control node out of the quorum. Its data stays on its disk.
 	RemoveMember(context.Context, *RemoveMemberRequest) (*RemoveMemberResponse, error)
+	// TransferLeadership has another control node lead.
 	TransferLeadership(context.Context, *TransferLeadershipRequest) (*TransferLeadershipResponse, error)
 	// Snapshot streams a consistent snapshot of Barn. Secrets in it stay sealed, and the
 	// key-encryption key is not in it.

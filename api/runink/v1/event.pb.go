@@ -27,8 +27,8 @@ type WatchEventsRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A cursor, "now", or "oldest": everything that is still kept. Empty: oldest.
 	Since  string `protobuf:"bytes,1,opt,name=since,proto3" json:"since,omitempty"`
-	Follow bool   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"`
-	Herd   string `protobuf:"bytes,3,opt,name=herd,proto3" json:"herd,omitempty"` // only events of this herd
+	Follow bool   `protobuf:"varint,2,opt,name=follow,proto3" json:"follow,omitempty"` // go on with what happens from now on
+	Herd   string `protobuf:"bytes,3,opt,name=herd,proto3" json:"herd,omitempty"`      // only events of this herd
 	// Only events of these kinds.
 	Kinds         []string `protobuf:"bytes,4,rep,name=kinds,proto3" json:"kinds,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -96,7 +96,7 @@ func (x *WatchEventsRequest) GetKinds() []string {
 type WatchEventsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Cursor        string                 `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"` // the stream goes on behind it
-	Events        []*Event               `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"`
+	Events        []*Event               `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"` // in the order of their commits
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -148,10 +148,10 @@ func (x *WatchEventsResponse) GetEvents() []*Event {
 // Event is one object that was changed by one command.
 type Event struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
-	Cursor  string                 `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"` // asking since this one begins with the next
-	Time    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	Kind    string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"` // cluster node token herd apikey secret run slice dataset
-	Name    string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	Cursor  string                 `protobuf:"bytes,1,opt,name=cursor,proto3" json:"cursor,omitempty"`   // asking since this one begins with the next
+	Time    *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`       // of the command
+	Kind    string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`       // cluster node token herd apikey secret run slice dataset
+	Name    string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`       // of the object
 	Herd    string                 `protobuf:"bytes,5,opt,name=herd,proto3" json:"herd,omitempty"`       // empty: of no herd
 	State   string                 `protobuf:"bytes,6,opt,name=state,proto3" json:"state,omitempty"`     // what it is now: of a run its state, of a node ready or lost, else set, deleted, …
 	Message string                 `protobuf:"bytes,7,opt,name=message,proto3" json:"message,omitempty"` // more, for people

@@ -25,7 +25,7 @@ const (
 
 type OpenLineageRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	Run           string                 `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"` // id of the run
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -198,7 +198,7 @@ type isLineageRequest_Root interface {
 }
 
 type LineageRequest_Run struct {
-	Run string `protobuf:"bytes,1,opt,name=run,proto3,oneof"`
+	Run string `protobuf:"bytes,1,opt,name=run,proto3,oneof"` // id of a run
 }
 
 type LineageRequest_Dataset struct {
@@ -212,17 +212,17 @@ func (*LineageRequest_Dataset) isLineageRequest_Root() {}
 // LineageNode is a dataset or the work of one block in one run.
 type LineageNode struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
-	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Kind           string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"` // dataset step run
-	Name           string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`
-	Run            string                 `protobuf:"bytes,4,opt,name=run,proto3" json:"run,omitempty"`
-	Rows           int64                  `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`
-	Contract       string                 `protobuf:"bytes,6,opt,name=contract,proto3" json:"contract,omitempty"` // schema name
-	ContractDigest string                 `protobuf:"bytes,7,opt,name=contract_digest,json=contractDigest,proto3" json:"contract_digest,omitempty"`
-	CodeDigest     string                 `protobuf:"bytes,8,opt,name=code_digest,json=codeDigest,proto3" json:"code_digest,omitempty"`
-	DataDigest     string                 `protobuf:"bytes,9,opt,name=data_digest,json=dataDigest,proto3" json:"data_digest,omitempty"` // of a dataset's content
-	Rejected       map[string]int64       `protobuf:"bytes,10,rep,name=rejected,proto3" json:"rejected,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
-	Time           *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=time,proto3" json:"time,omitempty"`
+	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                                                                         // within this answer: what edges name
+	Kind           string                 `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`                                                                                     // dataset step run
+	Name           string                 `protobuf:"bytes,3,opt,name=name,proto3" json:"name,omitempty"`                                                                                     // of a dataset "<herd>/<uri>", else the block's
+	Run            string                 `protobuf:"bytes,4,opt,name=run,proto3" json:"run,omitempty"`                                                                                       // id of the run it is of
+	Rows           int64                  `protobuf:"varint,5,opt,name=rows,proto3" json:"rows,omitempty"`                                                                                    // that came of it
+	Contract       string                 `protobuf:"bytes,6,opt,name=contract,proto3" json:"contract,omitempty"`                                                                             // schema name
+	ContractDigest string                 `protobuf:"bytes,7,opt,name=contract_digest,json=contractDigest,proto3" json:"contract_digest,omitempty"`                                           // of its schema
+	CodeDigest     string                 `protobuf:"bytes,8,opt,name=code_digest,json=codeDigest,proto3" json:"code_digest,omitempty"`                                                       // of the program that did the work
+	DataDigest     string                 `protobuf:"bytes,9,opt,name=data_digest,json=dataDigest,proto3" json:"data_digest,omitempty"`                                                       // of a dataset's content
+	Rejected       map[string]int64       `protobuf:"bytes,10,rep,name=rejected,proto3" json:"rejected,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // rows by why: decode contract step unmatched encode
+	Time           *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=time,proto3" json:"time,omitempty"`                                                                                    // of the commit
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -336,9 +336,9 @@ func (x *LineageNode) GetTime() *timestamppb.Timestamp {
 
 type LineageEdge struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`
-	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`
-	Rows          int64                  `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"`
+	From          string                 `protobuf:"bytes,1,opt,name=from,proto3" json:"from,omitempty"`  // id of a node
+	To            string                 `protobuf:"bytes,2,opt,name=to,proto3" json:"to,omitempty"`      // id of a node
+	Rows          int64                  `protobuf:"varint,3,opt,name=rows,proto3" json:"rows,omitempty"` // that went this way
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -396,9 +396,9 @@ func (x *LineageEdge) GetRows() int64 {
 
 type LineageResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nodes         []*LineageNode         `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
-	Edges         []*LineageEdge         `protobuf:"bytes,2,rep,name=edges,proto3" json:"edges,omitempty"`
-	Truncated     bool                   `protobuf:"varint,3,opt,name=truncated,proto3" json:"truncated,omitempty"`
+	Nodes         []*LineageNode         `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`          // each once
+	Edges         []*LineageEdge         `protobuf:"bytes,2,rep,name=edges,proto3" json:"edges,omitempty"`          // from what was read to what was made of it
+	Truncated     bool                   `protobuf:"varint,3,opt,name=truncated,proto3" json:"truncated,omitempty"` // there is more than an answer holds: ask for less depth
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -456,7 +456,7 @@ func (x *LineageResponse) GetTruncated() bool {
 
 type ListDatasetsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Herd          string                 `protobuf:"bytes,1,opt,name=herd,proto3" json:"herd,omitempty"`
+	Herd          string                 `protobuf:"bytes,1,opt,name=herd,proto3" json:"herd,omitempty"` // empty: every herd the caller may view
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -500,7 +500,7 @@ func (x *ListDatasetsRequest) GetHerd() string {
 
 type ListDatasetsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Datasets      []*LineageNode         `protobuf:"bytes,1,rep,name=datasets,proto3" json:"datasets,omitempty"`
+	Datasets      []*LineageNode         `protobuf:"bytes,1,rep,name=datasets,proto3" json:"datasets,omitempty"` // as their newest run left them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -32,6 +32,7 @@ const (
 type GovernanceServiceClient interface {
 	// Lineage walks the graph of datasets and jobs up or down from a dataset or a run.
 	Lineage(ctx context.Context, in *LineageRequest, opts ...grpc.CallOption) (*LineageResponse, error)
+	// ListDatasets lists what committed runs read and wrote.
 	ListDatasets(ctx context.Context, in *ListDatasetsRequest, opts ...grpc.CallOption) (*ListDatasetsResponse, error)
 	// OpenLineage returns a run as OpenLineage run events (spec 2-0-2): START, and COMPLETE,
 	// FAIL or ABORT once it has ended.
@@ -84,6 +85,7 @@ func (c *governanceServiceClient) OpenLineage(ctx context.Context, in *OpenLinea
 type GovernanceServiceServer interface {
 	// Lineage walks the graph of datasets and jobs up or down from a dataset or a run.
 	Lineage(context.Context, *LineageRequest) (*LineageResponse, error)
+	// ListDatasets lists what committed runs read and wrote.
 	ListDatasets(context.Context, *ListDatasetsRequest) (*ListDatasetsResponse, error)
 	// OpenLineage returns a run as OpenLineage run events (spec 2-0-2): START, and COMPLETE,
 	// FAIL or ABORT once it has ended.

@@ -24,11 +24,12 @@ const (
 )
 
 type Herd struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Quota         *Resources             `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"` // zero dimension: no limit
-	Used          *Resources             `protobuf:"bytes,3,opt,name=used,proto3" json:"used,omitempty"`
-	Revision      uint64                 `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As in the pipeline's @herd.
+	Name          string     `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Quota         *Resources `protobuf:"bytes,2,opt,name=quota,proto3" json:"quota,omitempty"`        // zero dimension: no limit
+	Used          *Resources `protobuf:"bytes,3,opt,name=used,proto3" json:"used,omitempty"`          // by slices that are placed
+	Revision      uint64     `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"` // grows with each change
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -92,9 +93,10 @@ func (x *Herd) GetRevision() uint64 {
 }
 
 type PutHerdRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Herd          *Herd                  `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Herd          *Herd  `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -145,7 +147,7 @@ func (x *PutHerdRequest) GetHerd() *Herd {
 
 type GetHerdRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // the herd
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -225,7 +227,7 @@ func (*ListHerdsRequest) Descriptor() ([]byte, []int) {
 
 type ListHerdsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Herds         []*Herd                `protobuf:"bytes,1,rep,name=herds,proto3" json:"herds,omitempty"`
+	Herds         []*Herd                `protobuf:"bytes,1,rep,name=herds,proto3" json:"herds,omitempty"` // by name; of an API key its own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -268,9 +270,10 @@ func (x *ListHerdsResponse) GetHerds() []*Herd {
 }
 
 type DeleteHerdRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // the herd
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -454,7 +457,7 @@ func (x *WhoAmIResponse) GetHerd() string {
 type CanIRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Method        string                 `protobuf:"bytes,1,opt,name=method,proto3" json:"method,omitempty"` // "RunService/Submit"
-	Herd          string                 `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`
+	Herd          string                 `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`     // empty: of no herd in particular
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -505,8 +508,8 @@ func (x *CanIRequest) GetHerd() string {
 
 type CanIResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Allowed       bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"`
-	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Allowed       bool                   `protobuf:"varint,1,opt,name=allowed,proto3" json:"allowed,omitempty"` // the caller may
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`    // why not
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -557,13 +560,13 @@ func (x *CanIResponse) GetReason() string {
 
 type Key struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Herd          string                 `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`
-	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
-	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires,proto3" json:"expires,omitempty"`
-	Created       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
-	Revoked       bool                   `protobuf:"varint,7,opt,name=revoked,proto3" json:"revoked,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`            // its public part
+	Herd          string                 `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`        // all that it reaches
+	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`        // viewer runner admin
+	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`        // for people
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=expires,proto3" json:"expires,omitempty"`  // from then on it is refused
+	Created       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`  // when it was minted
+	Revoked       bool                   `protobuf:"varint,7,opt,name=revoked,proto3" json:"revoked,omitempty"` // it is refused for good
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -648,12 +651,13 @@ func (x *Key) GetRevoked() bool {
 }
 
 type CreateKeyRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Herd          string                 `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`
-	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
-	Name          string                 `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
-	TtlSeconds    int64                  `protobuf:"varint,5,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"` // 0: 30 days
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Herd          string `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`                                // all that the key will reach
+	Role          string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`                                // what the key may do
+	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`                                // for people
+	TtlSeconds    int64  `protobuf:"varint,5,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"` // 0: 30 days
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -725,7 +729,7 @@ func (x *CreateKeyRequest) GetTtlSeconds() int64 {
 
 type CreateKeyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Key           *Key                   `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`       // what is known of it from now on
 	Secret        string                 `protobuf:"bytes,2,opt,name=secret,proto3" json:"secret,omitempty"` // rk_<id>_<secret>
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -777,7 +781,7 @@ func (x *CreateKeyResponse) GetSecret() string {
 
 type ListKeysRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Herd          string                 `protobuf:"bytes,1,opt,name=herd,proto3" json:"herd,omitempty"`
+	Herd          string                 `protobuf:"bytes,1,opt,name=herd,proto3" json:"herd,omitempty"` // empty: of every herd
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -821,7 +825,7 @@ func (x *ListKeysRequest) GetHerd() string {
 
 type ListKeysResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Keys          []*Key                 `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"`
+	Keys          []*Key                 `protobuf:"bytes,1,rep,name=keys,proto3" json:"keys,omitempty"` // with those that expired or were revoked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -864,9 +868,10 @@ func (x *ListKeysResponse) GetKeys() []*Key {
 }
 
 type RevokeKeyRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"` // of the key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -953,10 +958,10 @@ func (*RevokeKeyResponse) Descriptor() ([]byte, []int) {
 
 type Secret struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Herd          string                 `protobuf:"bytes,1,opt,name=herd,proto3" json:"herd,omitempty"`
-	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`
-	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
-	Updated       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=updated,proto3" json:"updated,omitempty"`
+	Herd          string                 `protobuf:"bytes,1,opt,name=herd,proto3" json:"herd,omitempty"`        // whose slices may read it
+	Path          string                 `protobuf:"bytes,2,opt,name=path,proto3" json:"path,omitempty"`        // as in the pipeline's @secret
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"` // grows with each value
+	Updated       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=updated,proto3" json:"updated,omitempty"`  // when this version was put
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1020,11 +1025,13 @@ func (x *Secret) GetUpdated() *timestamppb.Timestamp {
 }
 
 type PutSecretRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Herd          string                 `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`
-	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
-	Value         []byte                 `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Herd      string `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"` // whose slices may read it
+	// As in the pipeline's @secret.
+	Path          string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	Value         []byte `protobuf:"bytes,4,opt,name=value,proto3" json:"value,omitempty"` // at most 64 KiB
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1089,7 +1096,7 @@ func (x *PutSecretRequest) GetValue() []byte {
 
 type ListSecretsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Herd          string                 `protobuf:"bytes,1,opt,name=herd,proto3" json:"herd,omitempty"`
+	Herd          string                 `protobuf:"bytes,1,opt,name=herd,proto3" json:"herd,omitempty"` // whose secrets
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1133,7 +1140,7 @@ func (x *ListSecretsRequest) GetHerd() string {
 
 type ListSecretsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Secrets       []*Secret              `protobuf:"bytes,1,rep,name=secrets,proto3" json:"secrets,omitempty"`
+	Secrets       []*Secret              `protobuf:"bytes,1,rep,name=secrets,proto3" json:"secrets,omitempty"` // without their values, which no call returns
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1176,10 +1183,11 @@ func (x *ListSecretsResponse) GetSecrets() []*Secret {
 }
 
 type DeleteSecretRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Herd          string                 `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`
-	Path          string                 `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Herd          string `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"` // whose secret it is
+	Path          string `protobuf:"bytes,3,opt,name=path,proto3" json:"path,omitempty"` // of the secret
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1273,13 +1281,13 @@ func (*DeleteSecretResponse) Descriptor() ([]byte, []int) {
 
 type AuditEntry struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
-	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`
-	Principal     string                 `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`
-	Action        string                 `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`   // command kind
-	Outcome       string                 `protobuf:"bytes,5,opt,name=outcome,proto3" json:"outcome,omitempty"` // ok, or the kind of its rejection
-	RequestId     string                 `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Detail        map[string]string      `protobuf:"bytes,7,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`                                                                            // of the entry in Barn
+	Time          *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=time,proto3" json:"time,omitempty"`                                                                               // when it was asked for
+	Principal     string                 `protobuf:"bytes,3,opt,name=principal,proto3" json:"principal,omitempty"`                                                                     // who asked for it
+	Action        string                 `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`                                                                           // command kind
+	Outcome       string                 `protobuf:"bytes,5,opt,name=outcome,proto3" json:"outcome,omitempty"`                                                                         // ok, or the kind of its rejection
+	RequestId     string                 `protobuf:"bytes,6,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`                                                    // of the mutation
+	Detail        map[string]string      `protobuf:"bytes,7,rep,name=detail,proto3" json:"detail,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // what it was about, by command
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1365,10 +1373,10 @@ func (x *AuditEntry) GetDetail() map[string]string {
 
 type ListAuditRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	After         uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"` // entries with a greater index
-	Limit         int32                  `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"` // 0: 100
-	Action        string                 `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
-	NewestFirst   bool                   `protobuf:"varint,4,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"`
+	After         uint64                 `protobuf:"varint,1,opt,name=after,proto3" json:"after,omitempty"`                                // entries with a greater index
+	Limit         int32                  `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`                                // 0: 100
+	Action        string                 `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`                               // only entries of this kind of command
+	NewestFirst   bool                   `protobuf:"varint,4,opt,name=newest_first,json=newestFirst,proto3" json:"newest_first,omitempty"` // else oldest first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1433,7 +1441,7 @@ func (x *ListAuditRequest) GetNewestFirst() bool {
 
 type ListAuditResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Entries       []*AuditEntry          `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	Entries       []*AuditEntry          `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // a page of them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

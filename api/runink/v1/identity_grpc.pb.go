@@ -31,8 +31,11 @@ const (
 //
 // HerdService administers herds and their quotas.
 type HerdServiceClient interface {
+	// Put makes a herd, or changes its quota.
 	Put(ctx context.Context, in *PutHerdRequest, opts ...grpc.CallOption) (*Herd, error)
+	// Get shows a herd.
 	Get(ctx context.Context, in *GetHerdRequest, opts ...grpc.CallOption) (*Herd, error)
+	// List lists herds.
 	List(ctx context.Context, in *ListHerdsRequest, opts ...grpc.CallOption) (*ListHerdsResponse, error)
 	// Delete removes an empty herd: one without live runs, keys and secrets.
 	Delete(ctx context.Context, in *DeleteHerdRequest, opts ...grpc.CallOption) (*DeleteHerdResponse, error)
@@ -92,8 +95,11 @@ func (c *herdServiceClient) Delete(ctx context.Context, in *DeleteHerdRequest, o
 //
 // HerdService administers herds and their quotas.
 type HerdServiceServer interface {
+	// Put makes a herd, or changes its quota.
 	Put(context.Context, *PutHerdRequest) (*Herd, error)
+	// Get shows a herd.
 	Get(context.Context, *GetHerdRequest) (*Herd, error)
+	// List lists herds.
 	List(context.Context, *ListHerdsRequest) (*ListHerdsResponse, error)
 	// Delete removes an empty herd: one without live runs, keys and secrets.
 	Delete(context.Context, *DeleteHerdRequest) (*DeleteHerdResponse, error)
@@ -254,11 +260,15 @@ const (
 //
 // IdentityService answers who may do what, and administers API keys.
 type IdentityServiceClient interface {
+	// WhoAmI says whom the caller is taken for.
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
+	// CanI says whether the caller may call a method.
 	CanI(ctx context.Context, in *CanIRequest, opts ...grpc.CallOption) (*CanIResponse, error)
 	// CreateKey mints an API key of one herd. Its text is returned once.
 	CreateKey(ctx context.Context, in *CreateKeyRequest, opts ...grpc.CallOption) (*CreateKeyResponse, error)
+	// ListKeys lists API keys, without their text.
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
+	// RevokeKey has an API key refused from now on, for good.
 	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
 }
 
@@ -326,11 +336,15 @@ func (c *identityServiceClient) RevokeKey(ctx context.Context, in *RevokeKeyRequ
 //
 // IdentityService answers who may do what, and administers API keys.
 type IdentityServiceServer interface {
+	// WhoAmI says whom the caller is taken for.
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
+	// CanI says whether the caller may call a method.
 	CanI(context.Context, *CanIRequest) (*CanIResponse, error)
 	// CreateKey mints an API key of one herd. Its text is returned once.
 	CreateKey(context.Context, *CreateKeyRequest) (*CreateKeyResponse, error)
+	// ListKeys lists API keys, without their text.
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
+	// RevokeKey has an API key refused from now on, for good.
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
 	mustEmbedUnimplementedIdentityServiceServer()
 }
@@ -512,8 +526,11 @@ const (
 //
 // SecretService keeps values sealed; only slices read them, on the node they run on.
 type SecretServiceClient interface {
+	// Put seals a value as the next version of a secret.
 	Put(ctx context.Context, in *PutSecretRequest, opts ...grpc.CallOption) (*Secret, error)
+	// List lists secrets, without their values.
 	List(ctx context.Context, in *ListSecretsRequest, opts ...grpc.CallOption) (*ListSecretsResponse, error)
+	// Delete removes a secret with all its versions.
 	Delete(ctx context.Context, in *DeleteSecretRequest, opts ...grpc.CallOption) (*DeleteSecretResponse, error)
 }
 
@@ -561,8 +578,11 @@ func (c *secretServiceClient) Delete(ctx context.Context, in *DeleteSecretReques
 //
 // SecretService keeps values sealed; only slices read them, on the node they run on.
 type SecretServiceServer interface {
+	// Put seals a value as the next version of a secret.
 	Put(context.Context, *PutSecretRequest) (*Secret, error)
+	// List lists secrets, without their values.
 	List(context.Context, *ListSecretsRequest) (*ListSecretsResponse, error)
+	// Delete removes a secret with all its versions.
 	Delete(context.Context, *DeleteSecretRequest) (*DeleteSecretResponse, error)
 	mustEmbedUnimplementedSecretServiceServer()
 }
@@ -692,6 +712,7 @@ const (
 //
 // AuditService reads the record of every mutation and secret read.
 type AuditServiceClient interface {
+	// List reads the record, a page at a time.
 	List(ctx context.Context, in *ListAuditRequest, opts ...grpc.CallOption) (*ListAuditResponse, error)
 }
 
@@ -719,6 +740,7 @@ func (c *auditServiceClient) List(ctx context.Context, in *ListAuditRequest, opt
 //
 // AuditService reads the record of every mutation and secret read.
 type AuditServiceServer interface {
+	// List reads the record, a page at a time.
 	List(context.Context, *ListAuditRequest) (*ListAuditResponse, error)
 	mustEmbedUnimplementedAuditServiceServer()
 }

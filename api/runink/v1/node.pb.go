@@ -25,25 +25,25 @@ const (
 
 type Node struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
-	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Role        string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`
-	State       string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // joining ready lost draining drained
-	Cordoned    bool                   `protobuf:"varint,4,opt,name=cordoned,proto3" json:"cordoned,omitempty"`
-	DrainReason string                 `protobuf:"bytes,5,opt,name=drain_reason,json=drainReason,proto3" json:"drain_reason,omitempty"`
-	Addresses   []string               `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	Prefix      string                 `protobuf:"bytes,7,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	Labels      map[string]string      `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Capacity    *Resources             `protobuf:"bytes,9,opt,name=capacity,proto3" json:"capacity,omitempty"`
-	Allocated   *Resources             `protobuf:"bytes,10,opt,name=allocated,proto3" json:"allocated,omitempty"`
-	BootId      string                 `protobuf:"bytes,11,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`
-	Fingerprint string                 `protobuf:"bytes,12,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"` // sha256:<hex SPKI>
-	Joined      *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=joined,proto3" json:"joined,omitempty"`
-	LastChange  *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`
-	ImageDigest string                 `protobuf:"bytes,15,opt,name=image_digest,json=imageDigest,proto3" json:"image_digest,omitempty"`
-	Version     string                 `protobuf:"bytes,16,opt,name=version,proto3" json:"version,omitempty"`
+	Name        string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`                                                                               // as it was admitted
+	Role        string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`                                                                               // control, worker or control+worker
+	State       string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`                                                                             // joining ready lost draining drained
+	Cordoned    bool                   `protobuf:"varint,4,opt,name=cordoned,proto3" json:"cordoned,omitempty"`                                                                      // nothing new is placed on it
+	DrainReason string                 `protobuf:"bytes,5,opt,name=drain_reason,json=drainReason,proto3" json:"drain_reason,omitempty"`                                              // what was said when it was drained
+	Addresses   []string               `protobuf:"bytes,6,rep,name=addresses,proto3" json:"addresses,omitempty"`                                                                     // without port
+	Prefix      string                 `protobuf:"bytes,7,opt,name=prefix,proto3" json:"prefix,omitempty"`                                                                           // the /64 of its slices
+	Labels      map[string]string      `protobuf:"bytes,8,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // set by people and by the node itself
+	Capacity    *Resources             `protobuf:"bytes,9,opt,name=capacity,proto3" json:"capacity,omitempty"`                                                                       // what slices may use
+	Allocated   *Resources             `protobuf:"bytes,10,opt,name=allocated,proto3" json:"allocated,omitempty"`                                                                    // what slices that are placed use
+	BootId      string                 `protobuf:"bytes,11,opt,name=boot_id,json=bootId,proto3" json:"boot_id,omitempty"`                                                            // another one after each boot
+	Fingerprint string                 `protobuf:"bytes,12,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`                                                                // sha256:<hex SPKI>
+	Joined      *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=joined,proto3" json:"joined,omitempty"`                                                                          // when it was admitted
+	LastChange  *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=last_change,json=lastChange,proto3" json:"last_change,omitempty"`                                                // of its state
+	ImageDigest string                 `protobuf:"bytes,15,opt,name=image_digest,json=imageDigest,proto3" json:"image_digest,omitempty"`                                             // what it was booted from; empty on an ordinary host
+	Version     string                 `protobuf:"bytes,16,opt,name=version,proto3" json:"version,omitempty"`                                                                        // of its program
 	// What this machine cannot enforce ("cgroup", "netpol", …); empty on an appliance.
 	NotEnforced   []string `protobuf:"bytes,17,rep,name=not_enforced,json=notEnforced,proto3" json:"not_enforced,omitempty"`
-	Revision      uint64   `protobuf:"varint,18,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision      uint64   `protobuf:"varint,18,opt,name=revision,proto3" json:"revision,omitempty"` // grows with each change
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,7 +206,7 @@ func (x *Node) GetRevision() uint64 {
 
 type ListNodesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Consistency   Consistency            `protobuf:"varint,1,opt,name=consistency,proto3,enum=runink.v1.Consistency" json:"consistency,omitempty"`
+	Consistency   Consistency            `protobuf:"varint,1,opt,name=consistency,proto3,enum=runink.v1.Consistency" json:"consistency,omitempty"` // a stale read is answered by any control node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -250,7 +250,7 @@ func (x *ListNodesRequest) GetConsistency() Consistency {
 
 type ListNodesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Nodes         []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	Nodes         []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"` // by name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -294,7 +294,7 @@ func (x *ListNodesResponse) GetNodes() []*Node {
 
 type GetNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // the node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -337,10 +337,11 @@ func (x *GetNodeRequest) GetName() string {
 }
 
 type DrainNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`     // the node
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"` // for people, and for the record
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -397,9 +398,10 @@ func (x *DrainNodeRequest) GetReason() string {
 }
 
 type ResumeNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // the node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -449,11 +451,12 @@ func (x *ResumeNodeRequest) GetName() string {
 }
 
 type LabelNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Set           map[string]string      `protobuf:"bytes,3,rep,name=set,proto3" json:"set,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Remove        []string               `protobuf:"bytes,4,rep,name=remove,proto3" json:"remove,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string            `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name          string            `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                                                                         // the node
+	Set           map[string]string `protobuf:"bytes,3,rep,name=set,proto3" json:"set,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // labels to add or to replace
+	Remove        []string          `protobuf:"bytes,4,rep,name=remove,proto3" json:"remove,omitempty"`                                                                     // keys of labels to take away
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -517,9 +520,10 @@ func (x *LabelNodeRequest) GetRemove() []string {
 }
 
 type RemoveNodeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Name          string `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // the node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -605,11 +609,14 @@ func (*RemoveNodeResponse) Descriptor() ([]byte, []int) {
 }
 
 type CreateTokenRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
-	TtlSeconds    int64                  `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"` // 0: 900
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	// Whom alone it admits.
+	Node string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	// As what alone it admits.
+	Role          string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
+	TtlSeconds    int64  `protobuf:"varint,4,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"` // 0: 900
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -674,9 +681,9 @@ func (x *CreateTokenRequest) GetTtlSeconds() int64 {
 
 type CreateTokenResponse struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
-	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Token   string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`
-	Expires *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"`
+	Id      string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // its public part
+	Token   string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`     // its text, which is kept nowhere
+	Expires *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=expires,proto3" json:"expires,omitempty"` // from then on it is refused
 	// A ready kernel command line for the node.
 	CommandLine   string `protobuf:"bytes,4,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
 	unknownFields protoimpl.UnknownFields
@@ -743,11 +750,11 @@ func (x *CreateTokenResponse) GetCommandLine() string {
 
 type Token struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
-	Expires       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires,proto3" json:"expires,omitempty"`
-	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // unused used expired revoked
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`           // its public part
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`       // whom alone it admits
+	Role          string                 `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`       // as what alone it admits
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=expires,proto3" json:"expires,omitempty"` // from then on it is refused
+	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`     // unused used expired revoked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -855,7 +862,7 @@ func (*ListTokensRequest) Descriptor() ([]byte, []int) {
 
 type ListTokensResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Tokens        []*Token               `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"`
+	Tokens        []*Token               `protobuf:"bytes,1,rep,name=tokens,proto3" json:"tokens,omitempty"` // with those that were used, expired or revoked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -898,9 +905,10 @@ func (x *ListTokensResponse) GetTokens() []*Token {
 }
 
 type RevokeTokenRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"` // of the token
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -36,17 +36,23 @@ const (
 //
 // NodeService administers nodes and the tokens that admit them.
 type NodeServiceClient interface {
+	// List lists nodes.
 	List(ctx context.Context, in *ListNodesRequest, opts ...grpc.CallOption) (*ListNodesResponse, error)
+	// Get shows a node.
 	Get(ctx context.Context, in *GetNodeRequest, opts ...grpc.CallOption) (*Node, error)
 	// Drain cordons the node and moves its regions away; DrainCancel takes that back.
 	Drain(ctx context.Context, in *DrainNodeRequest, opts ...grpc.CallOption) (*Node, error)
+	// Resume lets a drained or cordoned node have slices again.
 	Resume(ctx context.Context, in *ResumeNodeRequest, opts ...grpc.CallOption) (*Node, error)
+	// Label sets and removes labels of a node.
 	Label(ctx context.Context, in *LabelNodeRequest, opts ...grpc.CallOption) (*Node, error)
 	// Remove forgets a node and revokes its certificate's key.
 	Remove(ctx context.Context, in *RemoveNodeRequest, opts ...grpc.CallOption) (*RemoveNodeResponse, error)
 	// CreateToken mints a single-use join token. Its text is returned once.
 	CreateToken(ctx context.Context, in *CreateTokenRequest, opts ...grpc.CallOption) (*CreateTokenResponse, error)
+	// ListTokens lists join tokens, without their text.
 	ListTokens(ctx context.Context, in *ListTokensRequest, opts ...grpc.CallOption) (*ListTokensResponse, error)
+	// RevokeToken has a join token refused from now on.
 	RevokeToken(ctx context.Context, in *RevokeTokenRequest, opts ...grpc.CallOption) (*RevokeTokenResponse, error)
 }
 
@@ -154,17 +160,23 @@ func (c *nodeServiceClient) RevokeToken(ctx context.Context, in *RevokeTokenRequ
 //
 // NodeService administers nodes and the tokens that admit them.
 type NodeServiceServer interface {
+	// List lists nodes.
 	List(context.Context, *ListNodesRequest) (*ListNodesResponse, error)
+	// Get shows a node.
 	Get(context.Context, *GetNodeRequest) (*Node, error)
 	// Drain cordons the node and moves its regions away; DrainCancel takes that back.
 	Drain(context.Context, *DrainNodeRequest) (*Node, error)
+	// Resume lets a drained or cordoned node have slices again.
 	Resume(context.Context, *ResumeNodeRequest) (*Node, error)
+	// Label sets and removes labels of a node.
 	Label(context.Context, *LabelNodeRequest) (*Node, error)
 	// Remove forgets a node and revokes its certificate's key.
 	Remove(context.Context, *RemoveNodeRequest) (*RemoveNodeResponse, error)
 	// CreateToken mints a single-use join token. Its text is returned once.
 	CreateToken(context.Context, *CreateTokenRequest) (*CreateTokenResponse, error)
+	// ListTokens lists join tokens, without their text.
 	ListTokens(context.Context, *ListTokensRequest) (*ListTokensResponse, error)
+	// RevokeToken has a join token refused from now on.
 	RevokeToken(context.Context, *RevokeTokenRequest) (*RevokeTokenResponse, error)
 	mustEmbedUnimplementedNodeServiceServer()
 }

