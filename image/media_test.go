@@ -19,6 +19,7 @@ import (
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/nodecfg"
+	"github.com/runink/runink/internal/nodedisk"
 )
 
 // workerWords are what `runink token create -q` prints.
@@ -117,8 +118,8 @@ func TestMediaAreReproducible(t *testing.T) {
 		if want := []string{"runink-bios 1", "runink-esp 192", nodecfg.StatePartition + " 256"}; !slices.Equal(parts, want) {
 			t.Errorf("partitions %q, want %q", parts, want)
 		}
-		esp := fmt.Sprintf("%s@@%d", a["disk"], espStart*sector)
-		for _, name := range []string{efiProgram, "boot/grub/grub.cfg", mediaDir + "/" + VmlinuzFile, mediaDir + "/" + InitramfsFile} {
+		esp := fmt.Sprintf("%s@@%d", a["disk"], nodedisk.ESPStart*nodedisk.Sector)
+		for _, name := range []string{nodedisk.EFIProgram, nodedisk.MenuFile, mediaDir + "/" + VmlinuzFile, mediaDir + "/" + InitramfsFile} {
 			if _, err := run(t.Context(), "", "mtype", "-i", esp, "::"+name); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -131,7 +132,7 @@ func TestMediaAreReproducible(t *testing.T) {
 			}
 		}
 		state := make([]byte, 1<<20)
-		_, err = f.ReadAt(state, stateStart*sector)
+		_, err = f.ReadAt(state, nodedisk.StateStart*nodedisk.Sector)
 		check(t, err)
 		if !bytes.Equal(state, make([]byte, 1<<20)) {
 			t.Error("the state partition is not empty: a node would refuse it")

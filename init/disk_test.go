@@ -16,6 +16,7 @@ import (
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/fault"
+	"github.com/runink/runink/internal/nodedisk"
 )
 
 func check(t testing.TB, err error) {
@@ -190,7 +191,7 @@ func TestForeignDisks(t *testing.T) {
 			check(t, err)
 		}, "was a state disk"},
 		{"a damaged intent", 64 << 20, func(t *testing.T, f *os.File) {
-			b := label(intentMagic, uuid.New())
+			b := nodedisk.Label(nodedisk.StateIntent, uuid.New())
 			b[70] ^= 1
 			_, err := f.WriteAt(b, 0)
 			check(t, err)
@@ -249,18 +250,18 @@ func TestPickDisk(t *testing.T) {
 		{"wwn:0025385b71b0d8c4", "nvme0n1"},
 		{"path:/dev/vdb", "vdb"},
 	} {
-		got, err := pickDisk(disks, c.state)
+		got, err := pickDisk(disks, "runink.state", c.state)
 		if err != nil || got.name != c.want {
 			t.Errorf("%s: %+v, %v, want %s", c.state, got, err, c.want)
 		}
 	}
 	for _, state := range []string{"serial:runink", "serial:", "wwn:5000", "path:/dev/vdc"} {
-		if got, err := pickDisk(disks, state); !errors.Is(err, errNoDisk) {
+		if got, err := pickDisk(disks, "runink.state", state); !errors.Is(err, errNoDisk) {
 			t.Errorf("%s: %+v, %v, want none", state, got, err)
 		}
 	}
 	twice := append(disks, disk{name: "vdc", serial: "runink-state"})
-	if _, err := pickDisk(twice, "serial:runink-state"); errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "/dev/vdc") {
+	if _, err := pickDisk(twice, "runink.state", "serial:runink-state"); errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "/dev/vdc") {
 		t.Errorf("two disks of one serial: %v", err)
 	}
 }

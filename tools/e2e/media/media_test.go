@@ -5,9 +5,11 @@ package media
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/runink/runink/image"
+	"github.com/runink/runink/internal/nodedisk"
 	"github.com/runink/runink/qemu"
 	"github.com/runink/runink/tools/harness"
 )
@@ -196,29 +199,117 @@ func TestISO(t *testing.T) {
 }
 
 // A disk image boots by BIOS and by UEFI, and keeps the node's identity on its own state
-// partition: the second boot needs no token.
+// partition: the second boot needs no token. It is copied to a larger disk before each boot:
+// the partition grows before its file system is made, and later with it.
 func TestDisk(t *testing.T) {
 	c := cluster(t)
 	ctx := limit(t, c)
 	disk := filepath.Join(t.TempDir(), "disk.img")
-	if err := image.BuildDisk(ctx, image.MediaOptions{Image: metal, Out: disk, Words: words(ctx, t, c), StateBytes: 512 << 20}); err != nil {
+	if err := image.BuildDisk(ctx, image.MediaOptions{Image: metal, Out: disk, Words: words(ctx, t, c), StateBytes: 256 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	for _, firmware := range []qemu.Firmware{qemu.BIOS, qemu.UEFI} {
+	for _, tt := range []struct {
+		firmware qemu.Firmware
+		size     int64
+		says     string
+	}{
+		{qemu.BIOS, 1 << 30, `^runink: making the state disk name=/dev/sda3 bytes=869269504$`},
+		{qemu.UEFI, 3 << 30, `^runink: the state's file system has grown name=/dev/sda3 from=\d+ to=3016753152$`},
+	} {
+		if err := os.Truncate(disk, tt.size); err != nil {
+			t.Fatal(err)
+		}
 		mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
-			cfg.Firmware, cfg.Media = firmware, []qemu.Media{{Bus: qemu.SATA, Path: disk}}
+			cfg.Firmware, cfg.Media = tt.firmware, []qemu.Media{{Bus: qemu.SATA, Path: disk}}
 		})
+		see(ctx, t, c, mark, `^runink: the state partition has grown to the end of its disk name=/dev/sda3$`)
+		see(ctx, t, c, mark, tt.says)
 		see(ctx, t, c, mark, `^runink: booted node=n2 role=worker state=/dev/sda3$`)
 		ready(ctx, t, c, mark)
-		// In order: what a worker has just written is on its disk.
-		if err := c.Machine(guest).PowerButton(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Machine(guest).Wait(ctx); err != nil {
-			t.Fatal(err)
-		}
+		off(ctx, t, c)
 	}
+	stateIsClean(ctx, t, disk)
 	remove(ctx, t, c)
+}
+
+// off ends the guest in order: what a worker has just written is on its disk.
+func off(ctx context.Context, t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	if err := c.Machine(guest).PowerButton(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Machine(guest).Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stateIsClean asks e2fsck about the state partition of a disk.
+func stateIsClean(ctx context.Context, t *testing.T, disk string) {
+	t.Helper()
+	at := fmt.Sprintf("%s?offset=%d", disk, nodedisk.StateStart*nodedisk.Sector)
+	if out, err := exec.CommandContext(ctx, "e2fsck", "-fn", at).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck: %v\n%s", err, out)
+	}
+}
+
+// A machine that boots a CD with runink.install installs itself on its empty disk, and goes
+// on as a node with its state there. Without the CD it boots by the other firmware and is
+// the same node; no token is on the disk.
+func TestInstall(t *testing.T) {
+	c := cluster(t)
+	ctx := limit(t, c)
+	dir := t.TempDir()
+	iso, disk := filepath.Join(dir, "runink.iso"), filepath.Join(dir, "disk.img")
+	line := words(ctx, t, c)
+	o := image.MediaOptions{Image: metal, Out: iso, Words: append(line, "runink.install=path:/dev/sda")}
+	if err := image.BuildISO(ctx, o); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(2<<30), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cd, own := qemu.Media{Bus: qemu.CD, Path: iso}, qemu.Media{Bus: qemu.SATA, Path: disk}
+	mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) { cfg.Firmware, cfg.Media = qemu.BIOS, []qemu.Media{cd, own} })
+	see(ctx, t, c, mark, `^runink: installed: the machine boots from this disk without the medium disk=/dev/sda$`)
+	see(ctx, t, c, mark, `^runink: booted node=n2 role=worker state=/dev/sda3$`)
+	ready(ctx, t, c, mark)
+	key := nodeKey(ctx, t, c)
+	off(ctx, t, c)
+
+	if data, err := os.ReadFile(disk); err != nil {
+		t.Fatal(err)
+	} else if token := strings.TrimPrefix(line[len(line)-1], "runink.token="); bytes.Contains(data, []byte(token)) {
+		t.Error("the token is on the disk")
+	}
+	mark = on(ctx, t, c, func(cfg *qemu.MachineConfig) { cfg.Firmware, cfg.Media = qemu.UEFI, []qemu.Media{own} })
+	see(ctx, t, c, mark, `^runink: booted node=n2 role=worker state=/dev/sda3$`)
+	ready(ctx, t, c, mark)
+	if again := nodeKey(ctx, t, c); again != key {
+		t.Errorf("it was the node with key %s and is the one with %s", key, again)
+	}
+	off(ctx, t, c)
+	stateIsClean(ctx, t, disk)
+	remove(ctx, t, c)
+}
+
+// nodeKey is the fingerprint of the guest's key, as the cluster has it.
+func nodeKey(ctx context.Context, t *testing.T, c *harness.Cluster) string {
+	t.Helper()
+	out, err := c.CLI.Run(ctx, "node", "get", guest, "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n struct {
+		Fingerprint string `json:"fingerprint"`
+	}
+	if err := json.Unmarshal([]byte(out), &n); err != nil || n.Fingerprint == "" {
+		t.Fatalf("no key in %s: %v", out, err)
+	}
+	return n.Fingerprint
 }
 
 // A menu entry is edited on the serial line, and what is missing in it comes from SMBIOS.
