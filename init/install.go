@@ -108,13 +108,20 @@ func wipeNames(d disk) []string {
 func noOtherState(disks []disk, target disk) error {
 	for _, d := range disks {
 		switch {
-		case d.name == target.name || d.part != "" && strings.HasPrefix(d.name, target.name):
+		case d.name == target.name || partOf(d, target):
 		case d.serial == nodecfg.DefaultStateSerial, d.part == nodecfg.StatePartition:
 			return errs.E(errs.Conflict, "install", "%s is a state disk too; nothing was written", d.path()).WithField("runink.install").
 				WithHint("take it out of the machine; or boot without runink.install to go on with what is on it")
 		}
 	}
 	return nil
+}
+
+// partOf reports whether d is a partition of a disk: sda3 of sda, nvme0n1p3 of nvme0n1, and
+// not sdaa3 of sda.
+func partOf(d, of disk) bool {
+	number, ok := strings.CutPrefix(d.name, of.name)
+	return ok && d.part != "" && strings.Trim(strings.TrimPrefix(number, "p"), "0123456789") == ""
 }
 
 // installedLine is the command line of an installed node: the one that this machine booted

@@ -33,7 +33,8 @@ func makeESP(f *os.File, files map[string][]byte) (used int64, err error) {
 	if err := f.Truncate(size); err != nil {
 		return 0, errs.E(errs.Internal, op, "%w", err)
 	}
-	fs, err := fat32.Create(file.New(f, false), size, 0, Sector, espLabel, true)
+	w := &extent{File: f}
+	fs, err := fat32.Create(file.New(w, false), size, 0, Sector, espLabel, true)
 	if err != nil {
 		return 0, errs.E(errs.Internal, op, "%w", err)
 	}
@@ -62,16 +63,18 @@ func makeESP(f *os.File, files map[string][]byte) (used int64, err error) {
 			return 0, errs.E(errs.Internal, op, "date %s: %w", n, err)
 		}
 	}
-	buf, none := make([]byte, chunk), make([]byte, chunk)
-	for at := int64(0); at < size; at += chunk {
-		if _, err := f.ReadAt(buf, at); err != nil {
-			return 0, errs.E(errs.Internal, op, "%w", err)
-		}
-		if !bytes.Equal(buf, none) {
-			used = at + chunk
-		}
-	}
-	return used, nil
+	return (w.end + chunk - 1) / chunk * chunk, nil
+}
+
+// extent is a file that remembers how far it was written.
+type extent struct {
+	*os.File
+	end int64
+}
+
+func (e *extent) WriteAt(b []byte, at int64) (int, error) {
+	e.end = max(e.end, at+int64(len(b)))
+	return e.File.WriteAt(b, at)
 }
 
 // dated are the paths of all entries of a file system with files of these names: its label,

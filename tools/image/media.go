@@ -21,9 +21,10 @@ var media = map[string]struct {
 	what, out string
 	write     func(context.Context, image.MediaOptions) error
 }{
-	"iso":    {"a hybrid ISO: boots as CD and as disk, by BIOS and by UEFI", "build/runink.iso", image.BuildISO},
-	"disk":   {"the image of a whole disk: boots by BIOS and by UEFI, with a partition for the node's state", "build/runink-disk.img", image.BuildDisk},
-	"config": {"a config disk, for a machine whose command line does not say who it is", "build/runink-cfg.img", writeConfig},
+	"iso":     {"a hybrid ISO: boots as CD and as disk, by BIOS and by UEFI", "build/runink.iso", image.BuildISO},
+	"disk":    {"the image of a whole disk: boots by BIOS and by UEFI, with a partition for the node's state", "build/runink-disk.img", image.BuildDisk},
+	"archive": {"what a machine that boots over the network installs from: an archive to load behind the initramfs", "build/metal/install.cpio", image.BuildInstallArchive},
+	"config":  {"a config disk, for a machine whose command line does not say who it is", "build/runink-cfg.img", writeConfig},
 }
 
 func writeConfig(ctx context.Context, o image.MediaOptions) error {
