@@ -2,6 +2,7 @@ package pid1
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -72,6 +73,7 @@ func TestMakeDisk(t *testing.T) {
 		{"64 MiB", 64 << 20},
 		{"100 MiB and a bit", 100<<20 + 1536},
 		{"512 MiB", 512 << 20},
+		{"829 MiB, which go-diskfs divides into groups of half blocks", 829 << 20},
 		{"4 GiB", 4 << 30},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -84,6 +86,7 @@ func TestMakeDisk(t *testing.T) {
 				t.Fatalf("made, and then %v: %s", v, why)
 			}
 			fsck(t, f)
+			tablesAreWhole(t, f)
 			// A second boot writes nothing.
 			before := written(t, f)
 			check(t, prepareDisk(f, "disk", quiet))
@@ -91,6 +94,20 @@ func TestMakeDisk(t *testing.T) {
 				t.Error("preparing a disk that is ours wrote to it")
 			}
 		})
+	}
+}
+
+// tablesAreWhole requires what e2fsck does not and Linux does (ext4_init_inode_table): the
+// inodes of a group fill whole blocks.
+func tablesAreWhole(t *testing.T, f *os.File) {
+	t.Helper()
+	super := make([]byte, 1024)
+	_, err := f.ReadAt(super, 1024)
+	check(t, err)
+	_, block := extSize(super)
+	perGroup, each := int64(binary.LittleEndian.Uint32(super[0x28:])), int64(binary.LittleEndian.Uint16(super[0x58:]))
+	if perGroup*each%block != 0 {
+		t.Errorf("%d inodes of %d bytes in a group do not fill blocks of %d", perGroup, each, block)
 	}
 }
 

@@ -161,7 +161,7 @@ func makeDisk(dev *os.File, size int64, again bool) error {
 	}
 	_, err = ext4.Create(file.New(dev, false), size, 0, sectorSize, &ext4.Params{
 		UUID:       &id,
-		InodeRatio: 65536,
+		InodeCount: inodes(size),
 		Checksum:   true,
 		VolumeName: "runink-state",
 		Features:   []ext4.FeatureOpt{ext4.WithFeatureMetadataChecksums(true)},
@@ -176,6 +176,21 @@ func makeDisk(dev *os.File, size int64, again bool) error {
 		return err
 	}
 	return writeSector(dev, madeOffset, nodedisk.Label(nodedisk.StateMade, id))
+}
+
+// inodes is how many a state of size bytes gets: one for 64 KiB, and as many in each group as
+// fill whole blocks. go-diskfs rounds to eight, and a block of 4 KiB holds sixteen: a table
+// that ends in half a block Linux takes for damage when it comes by, seconds after the
+// mount, and the file system is read-only from then on. e2fsck sees nothing wrong with it.
+func inodes(size int64) uint32 {
+	block := int64(4096)
+	if size < 512<<20 { // as go-diskfs chooses
+		block = 1024
+	}
+	groups := (size/block + 8*block - 1) / (8 * block) // a group has one block of bitmap
+	const perBlock, ratio = 16, 65536
+	each := (size/ratio/groups + perBlock) / perBlock * perBlock
+	return uint32(min(each*groups, 1<<32-1))
 }
 
 func writeSector(dev *os.File, at int64, sector []byte) error {
