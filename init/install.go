@@ -91,12 +91,12 @@ func (m *machine) writeBootDisk(d disk, o nodedisk.Options) (err error) {
 	return nil
 }
 
-// wipeNames are what a person calls a disk who wants it gone. A path is no name: it may be
-// another disk's at the next boot.
+// wipeNames are what a person calls a disk who wants it gone, as far as they can be typed in
+// a boot menu. A path is no name: it may be another disk's at the next boot.
 func wipeNames(d disk) []string {
 	var names []string
 	for _, n := range []struct{ kind, v string }{{"serial", d.serial}, {"wwn", d.wwn}} {
-		if n.v != "" {
+		if n.v != "" && !strings.ContainsFunc(n.v, unwritable) {
 			names = append(names, n.kind+":"+n.v)
 		}
 	}
@@ -151,7 +151,7 @@ func installedLine(sources []nodecfg.Source) (string, error) {
 	}
 	words = append(words, nodecfg.Prefix+"state=part:"+nodecfg.StatePartition)
 	for _, w := range words {
-		if strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune("'\"\\${}|&;<>#", r) }) {
+		if strings.ContainsFunc(w, unwritable) {
 			key, _, _ := strings.Cut(w, "=")
 			return "", errs.E(errs.Invalid, op, "it cannot be written into a boot menu").WithField(key).WithHint("leave it out of the command line that installs")
 		}
@@ -171,6 +171,11 @@ func installedLine(sources []nodecfg.Source) (string, error) {
 		return "", errs.Wrap("check what the installed node will read", err)
 	}
 	return line, nil
+}
+
+// unwritable are what GRUB would take for something else in a menu.
+func unwritable(r rune) bool {
+	return r <= ' ' || r > '~' || strings.ContainsRune("'\"\\${}|&;<>#", r)
 }
 
 // openMedium finds what this machine booted from: an archive that came with the initramfs,

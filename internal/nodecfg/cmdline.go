@@ -285,6 +285,29 @@ func (c Config) checkState() error {
 	return nil
 }
 
+// InstallWords are the words with which a machine installs itself on a disk; wipe may be
+// empty. Errors are those of Validate.
+func InstallWords(disk, wipe string) ([]string, error) {
+	c := Config{Install: disk, Wipe: wipe}
+	if disk == "" {
+		return nil, invalid("install", "it is missing").WithHint("for example path:/dev/sda")
+	}
+	if err := c.checkInstall(); err != nil {
+		return nil, err
+	}
+	list := []string{Prefix + "install=" + disk}
+	if wipe != "" {
+		list = append(list, Prefix+"wipe="+wipe)
+	}
+	for _, w := range list {
+		if strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' }) {
+			key, _, _ := strings.Cut(w, "=")
+			return nil, invalid(strings.TrimPrefix(key, Prefix), "it has white space or a quote in it").WithHint("name the disk by its wwn, or by its path")
+		}
+	}
+	return list, nil
+}
+
 func (c Config) checkInstall() error {
 	if c.Install == "" {
 		if c.Wipe != "" {

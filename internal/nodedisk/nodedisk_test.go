@@ -205,7 +205,7 @@ func installed(version, node string, id uuid.UUID) func(*testing.T, *os.File) {
 
 // Disks with something on them are refused, and stay as they are; the refusal says what is
 // on them, and the word that wipes them does.
-func TestForeignDisks(t *testing.T) {
+func TestDisksThatAreNotEmpty(t *testing.T) {
 	state := uuid.MustParse("0b5b6e0f-6a4c-4c5f-9d0e-000000000001")
 	header := append(bytes.Repeat([]byte{0}, Sector), "EFI PART"...)
 	for _, tt := range []struct {
