@@ -14,6 +14,7 @@ import (
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/fsx"
 	"github.com/runink/runink/internal/nodecfg"
+	"github.com/runink/runink/internal/nodedisk"
 )
 
 // MediaOptions describe a boot medium.
@@ -32,13 +33,9 @@ const mediaTime = 315532800 // 1980-01-01T00:00:00Z
 // far as the machine has them. A kernel that gives up starts again.
 const consoleWords = "console=tty0 console=ttyS0,115200 loglevel=5 panic=30"
 
-// maxCommandLine is what the kernel keeps of a command line on amd64 (COMMAND_LINE_SIZE less
-// the final zero).
-const maxCommandLine = 2047
-
 // mediaDir is where a medium has what it boots; the name of the marker in it tells GRUB the
 // medium that belongs to it.
-const mediaDir = "boot/runink"
+const mediaDir = nodedisk.BootDir
 
 // contents is what goes onto a medium.
 type contents struct {
@@ -108,14 +105,13 @@ func newContents(o MediaOptions, kind string, more ...string) (*contents, error)
 	}
 	c := &contents{manifest: m, files: files, secret: cfg.Token != ""}
 	c.cmdline = strings.Join(append(append([]string{consoleWords}, more...), o.Words...), " ")
-	if len(c.cmdline) > maxCommandLine {
-		return nil, errs.E(errs.Invalid, "write command line", "it has %d bytes, and the kernel reads %d", len(c.cmdline), maxCommandLine).
+	if len(c.cmdline) > nodecfg.MaxKernelLine {
+		return nil, errs.E(errs.Invalid, "write command line", "it has %d bytes, and the kernel reads %d", len(c.cmdline), nodecfg.MaxKernelLine).
 			WithHint("put some of it on a config disk: bin/runink-image config")
 	}
 	sum := sha256.Sum256([]byte(kind + "\n" + m.Version + "\n" + c.cmdline))
 	c.id = hex.EncodeToString(sum[:16])
-	c.files["medium-"+c.id] = []byte("Runink " + kind + " " + m.Version + "\n")
-	c.grub = grubConfig(c.cmdline)
+	c.grub = nodedisk.Menu(c.cmdline)
 	if c.workspace, err = os.MkdirTemp("", "runink-media-"); err != nil {
 		return nil, err
 	}
@@ -143,58 +139,53 @@ func checkWords(words []string) (nodecfg.Config, error) {
 	return nodecfg.Parse(strings.Join(words, " "))
 }
 
-// grubConfig is the menu. The check is GRUB's own and comes before the kernel starts: a
-// medium that was not written whole must not end in a kernel without an init. On BIOS
-// machines the menu is on the serial line as well; UEFI's console includes it where the
-// firmware was told so.
-func grubConfig(cmdline string) string {
-	return `# Runink. "e" edits the entry's command line, Ctrl-X boots it.
-set timeout=5
-set default=0
-if [ "$grub_platform" = "pc" ]; then
-  if serial --unit=0 --speed=115200; then
-    terminal_input console serial
-    terminal_output console serial
-  fi
-fi
-menuentry "Runink" {
-  linux /` + mediaDir + `/` + VmlinuzFile + ` ` + cmdline + `
-  echo "Runink: checking this medium"
-  if hashsum --hash sha256 --prefix /` + mediaDir + ` --check /` + mediaDir + `/` + SumsFile + `; then
-    initrd /` + mediaDir + `/` + InitramfsFile + `
-  else
-    echo
-    echo "Runink: THIS MEDIUM IS DAMAGED or was not written whole; nothing was started."
-    echo "Runink: write it again, and compare the digest of what you write with the original's."
-    sleep 3600
-    reboot
-  fi
-}
-menuentry "Restart" {
-  reboot
-}
-`
-}
-
 // grubModules are in both boot programs: they load nothing from the medium.
 var grubModules = []string{
 	"normal", "configfile", "linux", "echo", "test", "sleep", "reboot", "search", "search_fs_file", "hashsum", "gcry_sha256",
 	"iso9660", "fat", "part_gpt", "part_msdos", "minicmd", "ls", "cat", "all_video", "gfxterm", "serial", "terminal",
 }
 
-// grubImage makes GRUB's boot program for a platform ("i386-pc", "i386-pc-eltorito",
-// "x86_64-efi") that looks for this medium and reads its menu.
+// grubImage makes GRUB's boot program for a platform ("i386-pc-eltorito", "x86_64-efi")
+// that looks for this medium and reads its menu.
 func (c *contents) grubImage(ctx context.Context, platform, out string, more ...string) error {
 	early := filepath.Join(c.workspace, "early.cfg")
 	text := "search --no-floppy --set=root --hint $root --file /" + mediaDir + "/medium-" + c.id + "\nset prefix=($root)/boot/grub\n"
 	if err := os.WriteFile(early, []byte(text), 0o600); err != nil {
 		return err
 	}
-	args := append([]string{"-O", platform, "-o", out, "-c", early, "-p", "/boot/grub"}, grubModules...)
-	if _, err := run(ctx, c.workspace, "grub-mkimage", append(args, more...)...); err != nil {
+	return c.grubMake(ctx, platform, out, append([]string{"-c", early, "-p", "/boot/grub"}, more...)...)
+}
+
+func (c *contents) grubMake(ctx context.Context, platform, out string, args ...string) error {
+	args = append(append([]string{"-O", platform, "-o", out}, args...), grubModules...)
+	if _, err := run(ctx, c.workspace, "grub-mkimage", args...); err != nil {
 		return toolError("make boot program", err)
 	}
 	return touch(out)
+}
+
+// diskGRUB makes GRUB's parts for boot disks, by name below nodedisk.GRUBDir, with their
+// digests. They are the same for all disks: what a disk boots is said by its menu.
+func (c *contents) diskGRUB(ctx context.Context) (map[string][]byte, error) {
+	core, program := filepath.Join(c.workspace, nodedisk.CoreFile), filepath.Join(c.workspace, nodedisk.ProgramFile)
+	if err := c.grubMake(ctx, "i386-pc", core, "-p", nodedisk.GRUBPrefix, "biosdisk", "vga_text"); err != nil {
+		return nil, err
+	}
+	if err := c.grubMake(ctx, "x86_64-efi", program, "-p", nodedisk.GRUBPrefix); err != nil {
+		return nil, err
+	}
+	files := map[string][]byte{}
+	var sums strings.Builder
+	for _, f := range []string{grubFile(nodedisk.SectorFile), program, core} { // in order of their names
+		data, err := os.ReadFile(f)
+		if err != nil {
+			return nil, toolError("read GRUB", err)
+		}
+		files[filepath.Base(f)] = data
+		fmt.Fprintf(&sums, "%s  %s\n", digest(data), filepath.Base(f))
+	}
+	files[nodedisk.SumsFile] = []byte(sums.String())
+	return files, nil
 }
 
 // grubFile is a part of GRUB that is used as it is.
@@ -215,9 +206,6 @@ func touch(names ...string) error {
 	}
 	return nil
 }
-
-// efiProgram is where firmware looks on removable media (UEFI specification, 3.5.1.1).
-const efiProgram = "EFI/BOOT/BOOTX64.EFI"
 
 // fat makes a FAT file system in a new file: files by path inside it. label is at most
 // eleven characters.
@@ -302,8 +290,8 @@ func writeTree(dir string, files map[string][]byte) ([]string, error) {
 	return names, touch(dir)
 }
 
-// BuildISO writes a hybrid image: a CD, and a disk as it is, for BIOS and UEFI. The same
-// image and words give the same bytes. Errors: Invalid for words that are no configuration,
+// BuildISO writes a hybrid image: a CD, and a disk as it is, for BIOS and UEFI. A machine
+// that boots it can install from it. The same image and words give the same bytes. Errors: Invalid for words that are no configuration,
 // Corrupt for an image whose parts do not belong together, Unavailable where a tool is
 // missing.
 func BuildISO(ctx context.Context, o MediaOptions) (err error) {
@@ -329,15 +317,22 @@ func BuildISO(ctx context.Context, o MediaOptions) (err error) {
 		return err
 	}
 	esp := filepath.Join(c.workspace, "efi.img")
-	if err := c.fat(ctx, esp, 4<<20, "RUNINK-ESP", map[string][]byte{efiProgram: program}); err != nil {
+	if err := c.fat(ctx, esp, 4<<20, "RUNINK-ESP", map[string][]byte{nodedisk.EFIProgram: program}); err != nil {
 		return err
 	}
-	files := map[string][]byte{"boot/grub/grub.cfg": []byte(c.grub)}
+	files := map[string][]byte{nodedisk.MenuFile: []byte(c.grub), mediaDir + "/medium-" + c.id: []byte("Runink iso " + c.manifest.Version + "\n")}
 	for name, data := range c.files {
 		files[mediaDir+"/"+name] = data
 	}
 	if files["boot/grub/eltorito.img"], err = os.ReadFile(eltorito); err != nil {
 		return err
+	}
+	grub, err := c.diskGRUB(ctx)
+	if err != nil {
+		return err
+	}
+	for name, data := range grub {
+		files[nodedisk.GRUBDir+"/"+name] = data
 	}
 	tree := filepath.Join(c.workspace, "tree")
 	if err := os.Mkdir(tree, 0o755); err != nil {
@@ -349,7 +344,7 @@ func BuildISO(ctx context.Context, o MediaOptions) (err error) {
 	made := filepath.Join(c.workspace, "made.iso")
 	const date = "1980010100000000" // mediaTime, as xorriso writes it
 	if _, err := run(ctx, c.workspace, "xorriso", "-as", "mkisofs", "-quiet", "-o", made,
-		"-iso-level", "3", "-r", "-V", "RUNINK", "--modification-date="+date, "--set_all_file_dates", date, "--gpt_disk_guid", c.id,
+		"-iso-level", "3", "-r", "-V", nodedisk.ISOLabel, "--modification-date="+date, "--set_all_file_dates", date, "--gpt_disk_guid", c.id,
 		"-c", "boot/boot.cat", "-b", "boot/grub/eltorito.img", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table", "--grub2-boot-info",
 		"--grub2-mbr", grubFile("boot_hybrid.img"), "-append_partition", "2", "0xef", esp, "-appended_part_as_gpt",
 		"-eltorito-alt-boot", "-e", "--interval:appended_partition_2:all::", "-no-emul-boot", tree); err != nil {

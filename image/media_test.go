@@ -5,20 +5,25 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	diskfile "github.com/diskfs/go-diskfs/backend/file"
+	"github.com/diskfs/go-diskfs/filesystem/iso9660"
 	"github.com/diskfs/go-diskfs/partition/gpt"
+	"github.com/u-root/mkuimage/cpio"
 	"golang.org/x/sys/unix"
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/nodecfg"
+	"github.com/runink/runink/internal/nodedisk"
 )
 
 // workerWords are what `runink token create -q` prints.
@@ -65,12 +70,15 @@ func TestMediaAreReproducible(t *testing.T) {
 		o.Out = filepath.Join(dir, "disk")
 		check(t, BuildDisk(t.Context(), o))
 		files["disk"] = o.Out
+		o.Out, o.Words = filepath.Join(dir, "archive"), nil
+		check(t, BuildInstallArchive(t.Context(), o))
+		files["archive"] = o.Out
 		files["config"] = filepath.Join(dir, "config")
 		check(t, BuildConfigDisk(t.Context(), files["config"], workerWords))
 		left, err := os.ReadDir(dir)
 		check(t, err)
-		if len(left) != 3 {
-			t.Errorf("%d files in %s, want three", len(left), dir)
+		if len(left) != 4 {
+			t.Errorf("%d files in %s, want four", len(left), dir)
 		}
 		return files
 	}
@@ -85,8 +93,8 @@ func TestMediaAreReproducible(t *testing.T) {
 		}
 		info, err := os.Stat(a[kind])
 		check(t, err)
-		if info.Mode().Perm() != 0o600 {
-			t.Errorf("the %s has mode %v, and a token is on it", kind, info.Mode())
+		if secret := kind != "archive"; secret != (info.Mode().Perm() == 0o600) {
+			t.Errorf("the %s has mode %v; a token is on it: %v", kind, info.Mode(), secret)
 		}
 	}
 
@@ -98,6 +106,39 @@ func TestMediaAreReproducible(t *testing.T) {
 				t.Errorf("%q is missing in\n%s", want, report)
 			}
 		}
+	})
+	// A node installs itself from what is on them.
+	var m Manifest
+	text, err := os.ReadFile(filepath.Join(img, ManifestFile))
+	check(t, errors.Join(err, json.Unmarshal(text, &m)))
+	t.Run("install from iso", func(t *testing.T) {
+		f, err := os.Open(a["iso"])
+		check(t, err)
+		defer f.Close()
+		info, err := f.Stat()
+		check(t, err)
+		medium, err := iso9660.Read(diskfile.New(f, true), info.Size(), 0, 2048)
+		check(t, err)
+		_, err = nodedisk.ReadBoot(medium, m.Version)
+		check(t, err)
+	})
+	t.Run("install from archive", func(t *testing.T) {
+		f, err := os.Open(a["archive"])
+		check(t, err)
+		defer f.Close()
+		records, err := cpio.ReadAllRecords(cpio.Newc.Reader(f))
+		check(t, err)
+		medium := fstest.MapFS{}
+		for _, r := range records {
+			if r.Mode&cpio.S_IFMT != cpio.S_IFREG {
+				continue
+			}
+			data, err := io.ReadAll(io.NewSectionReader(r, 0, int64(r.FileSize)))
+			check(t, err)
+			medium[r.Name] = &fstest.MapFile{Data: data}
+		}
+		_, err = nodedisk.ReadBoot(medium, m.Version)
+		check(t, err)
 	})
 	t.Run("disk", func(t *testing.T) {
 		f, err := os.Open(a["disk"])
@@ -117,8 +158,8 @@ func TestMediaAreReproducible(t *testing.T) {
 		if want := []string{"runink-bios 1", "runink-esp 192", nodecfg.StatePartition + " 256"}; !slices.Equal(parts, want) {
 			t.Errorf("partitions %q, want %q", parts, want)
 		}
-		esp := fmt.Sprintf("%s@@%d", a["disk"], espStart*sector)
-		for _, name := range []string{efiProgram, "boot/grub/grub.cfg", mediaDir + "/" + VmlinuzFile, mediaDir + "/" + InitramfsFile} {
+		esp := fmt.Sprintf("%s@@%d", a["disk"], nodedisk.ESPStart*nodedisk.Sector)
+		for _, name := range []string{nodedisk.EFIProgram, nodedisk.MenuFile, mediaDir + "/" + VmlinuzFile, mediaDir + "/" + InitramfsFile} {
 			if _, err := run(t.Context(), "", "mtype", "-i", esp, "::"+name); err != nil {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -131,7 +172,7 @@ func TestMediaAreReproducible(t *testing.T) {
 			}
 		}
 		state := make([]byte, 1<<20)
-		_, err = f.ReadAt(state, stateStart*sector)
+		_, err = f.ReadAt(state, nodedisk.StateStart*nodedisk.Sector)
 		check(t, err)
 		if !bytes.Equal(state, make([]byte, 1<<20)) {
 			t.Error("the state partition is not empty: a node would refuse it")
@@ -221,6 +262,12 @@ func TestMediaRefuse(t *testing.T) {
 				t.Errorf("the older medium is %q, %v", got, err)
 			}
 		})
+	}
+	if err := BuildDisk(t.Context(), MediaOptions{Image: img, Out: filepath.Join(t.TempDir(), "out"), Words: append([]string{"runink.install=path:/dev/sda"}, workerWords...)}); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), "runink.install") {
+		t.Errorf("a disk image that installs: %v", err)
+	}
+	if err := BuildInstallArchive(t.Context(), MediaOptions{Image: img, Out: filepath.Join(t.TempDir(), "out"), Words: workerWords}); !errors.Is(err, errs.Invalid) {
+		t.Errorf("an archive with words: %v", err)
 	}
 	if err := BuildDisk(t.Context(), MediaOptions{Image: img, Out: filepath.Join(t.TempDir(), "out"), StateBytes: 1 << 20}); !errors.Is(err, errs.Invalid) {
 		t.Errorf("a state partition of one MiB: %v", err)

@@ -43,6 +43,7 @@ func (m *machine) configure(ctx context.Context) error {
 	if m.cfg, err = nodecfg.ParseSources(sources...); err != nil {
 		return err
 	}
+	m.sources = sources
 	if err := nodecfg.Save(nodecfg.ConfigFile, m.cfg); err != nil {
 		return err
 	}
@@ -161,14 +162,14 @@ func (m *machine) readConfigDisk(ctx context.Context) (nodecfg.Source, error) {
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		found, err := findConfigDisks("/sys/class/block", "/dev")
+		found, err := labelledDevices("/sys/class/block", "/dev", nodecfg.ConfigLabels()...)
 		if err != nil {
 			return nodecfg.Source{}, errs.E(errs.Internal, op, "%w", err)
 		}
 		switch {
 		case len(found) == 1:
 			text, err := readConfigFrom(found[0])
-			return nodecfg.Source{Name: "config disk " + found[0].dev, Text: text}, err
+			return nodecfg.Source{Name: nodecfg.ConfigDisk + " " + found[0].dev, Text: text}, err
 		case len(found) > 1:
 			var names []string
 			for _, f := range found {
@@ -187,13 +188,14 @@ func (m *machine) readConfigDisk(ctx context.Context) (nodecfg.Source, error) {
 	}
 }
 
-// labelled is a block device with a file system that says it is a config disk.
+// labelled is a block device with a file system whose label was looked for.
 type labelled struct{ dev, fstype string }
 
-// findConfigDisks looks at all disks, partitions and CD drives. What some programs write in
+// labelledDevices looks at all disks, partitions and CD drives for file systems with one of
+// some labels. What some programs write in
 // front of a FAT looks like a partition table too, with a partition that is the whole disk:
 // a partition of a disk that was found is not another one.
-func findConfigDisks(sysClass, devDir string) ([]labelled, error) {
+func labelledDevices(sysClass, devDir string, labels ...string) ([]labelled, error) {
 	entries, err := os.ReadDir(sysClass)
 	if err != nil {
 		return nil, err
@@ -212,7 +214,7 @@ func findConfigDisks(sysClass, devDir string) ([]labelled, error) {
 		f.Close()
 		_, err = os.Stat(filepath.Join(sysClass, e.Name(), "partition"))
 		inside := err == nil && slices.ContainsFunc(found, func(o labelled) bool { return strings.HasPrefix(dev, o.dev) })
-		if slices.Contains(nodecfg.ConfigLabels(), label) && !inside {
+		if slices.Contains(labels, label) && !inside {
 			found = append(found, labelled{dev, fstype})
 		}
 	}

@@ -158,7 +158,7 @@ func TestFindConfigDisks(t *testing.T) {
 	blank("vdb", 100)
 	device("sr2") // no medium
 	check(t, os.WriteFile(device("loop0"), nil, 0o644))
-	found, err := findConfigDisks(sys, dev)
+	found, err := labelledDevices(sys, dev, nodecfg.ConfigLabels()...)
 	check(t, err)
 	want := []labelled{{filepath.Join(dev, "sdb"), "vfat"}, {filepath.Join(dev, "sdc1"), "vfat"}, {filepath.Join(dev, "sr0"), "iso9660"}}
 	if !slices.Equal(found, want) {

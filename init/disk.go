@@ -99,9 +99,9 @@ func firstFile(names ...string) string {
 
 var errNoDisk = errors.New("no such disk on this machine")
 
-// pickDisk returns the disk that state (runink.state) names. Errors: errNoDisk if there is
-// none, Invalid if there are two.
-func pickDisk(disks []disk, state string) (disk, error) {
+// pickDisk returns the disk that state, the value of the key field, names. Errors:
+// errNoDisk if there is none, Invalid if there are two.
+func pickDisk(disks []disk, field, state string) (disk, error) {
 	kind, want, _ := strings.Cut(state, ":")
 	var found []disk
 	for _, d := range disks {
@@ -135,8 +135,8 @@ func pickDisk(disks []disk, state string) (disk, error) {
 	for _, d := range found {
 		names = append(names, d.path())
 	}
-	return disk{}, errs.E(errs.Invalid, "find the state disk", "%s all match %s", strings.Join(names, " and "), state).
-		WithField("runink.state").WithHint("remove one of them, or name one by runink.state=path:/dev/…")
+	return disk{}, errs.E(errs.Invalid, "find the disk of "+field, "%s all match %s", strings.Join(names, " and "), state).
+		WithField(field).WithHint("remove one of them, or name one by %s=path:/dev/…", field)
 }
 
 // describeDisks is for a person who has to choose one.

@@ -2,6 +2,7 @@ package pid1
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/fault"
+	"github.com/runink/runink/internal/nodedisk"
 )
 
 func check(t testing.TB, err error) {
@@ -71,6 +73,7 @@ func TestMakeDisk(t *testing.T) {
 		{"64 MiB", 64 << 20},
 		{"100 MiB and a bit", 100<<20 + 1536},
 		{"512 MiB", 512 << 20},
+		{"829 MiB, which go-diskfs divides into groups of half blocks", 829 << 20},
 		{"4 GiB", 4 << 30},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -83,6 +86,7 @@ func TestMakeDisk(t *testing.T) {
 				t.Fatalf("made, and then %v: %s", v, why)
 			}
 			fsck(t, f)
+			tablesAreWhole(t, f)
 			// A second boot writes nothing.
 			before := written(t, f)
 			check(t, prepareDisk(f, "disk", quiet))
@@ -90,6 +94,20 @@ func TestMakeDisk(t *testing.T) {
 				t.Error("preparing a disk that is ours wrote to it")
 			}
 		})
+	}
+}
+
+// tablesAreWhole requires what e2fsck does not and Linux does (ext4_init_inode_table): the
+// inodes of a group fill whole blocks.
+func tablesAreWhole(t *testing.T, f *os.File) {
+	t.Helper()
+	super := make([]byte, 1024)
+	_, err := f.ReadAt(super, 1024)
+	check(t, err)
+	_, block := extSize(super)
+	perGroup, each := int64(binary.LittleEndian.Uint32(super[0x28:])), int64(binary.LittleEndian.Uint16(super[0x58:]))
+	if perGroup*each%block != 0 {
+		t.Errorf("%d inodes of %d bytes in a group do not fill blocks of %d", perGroup, each, block)
 	}
 }
 
@@ -190,7 +208,7 @@ func TestForeignDisks(t *testing.T) {
 			check(t, err)
 		}, "was a state disk"},
 		{"a damaged intent", 64 << 20, func(t *testing.T, f *os.File) {
-			b := label(intentMagic, uuid.New())
+			b := nodedisk.Label(nodedisk.StateIntent, uuid.New())
 			b[70] ^= 1
 			_, err := f.WriteAt(b, 0)
 			check(t, err)
@@ -249,18 +267,18 @@ func TestPickDisk(t *testing.T) {
 		{"wwn:0025385b71b0d8c4", "nvme0n1"},
 		{"path:/dev/vdb", "vdb"},
 	} {
-		got, err := pickDisk(disks, c.state)
+		got, err := pickDisk(disks, "runink.state", c.state)
 		if err != nil || got.name != c.want {
 			t.Errorf("%s: %+v, %v, want %s", c.state, got, err, c.want)
 		}
 	}
 	for _, state := range []string{"serial:runink", "serial:", "wwn:5000", "path:/dev/vdc"} {
-		if got, err := pickDisk(disks, state); !errors.Is(err, errNoDisk) {
+		if got, err := pickDisk(disks, "runink.state", state); !errors.Is(err, errNoDisk) {
 			t.Errorf("%s: %+v, %v, want none", state, got, err)
 		}
 	}
 	twice := append(disks, disk{name: "vdc", serial: "runink-state"})
-	if _, err := pickDisk(twice, "serial:runink-state"); errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "/dev/vdc") {
+	if _, err := pickDisk(twice, "runink.state", "serial:runink-state"); errs.KindOf(err) != errs.Invalid || !strings.Contains(err.Error(), "/dev/vdc") {
 		t.Errorf("two disks of one serial: %v", err)
 	}
 }

@@ -19,15 +19,16 @@ import (
 
 // machine is what the phases of the boot learn and build, in this order.
 type machine struct {
-	con    *console
-	log    *slog.Logger // writes to con
-	exits  *reaper
-	power  chan request // ordered end; the first one wins
-	image  nodecfg.ImageInfo
-	cfg    nodecfg.Config
-	state  string // what StateDir is on: a device, or "memory"
-	prober *kmodule.Prober
-	routes sync.WaitGroup
+	con     *console
+	log     *slog.Logger // writes to con
+	exits   *reaper
+	power   chan request // ordered end; the first one wins
+	image   nodecfg.ImageInfo
+	cfg     nodecfg.Config
+	sources []nodecfg.Source // where cfg is from
+	state   string           // what StateDir is on: a device, or "memory"
+	prober  *kmodule.Prober
+	routes  sync.WaitGroup
 
 	ender func(request) // replaces end in tests
 }
@@ -92,6 +93,7 @@ func phases() []phase {
 		{"modules", (*machine).loadModules},
 		{"power button", (*machine).findPowerButton},
 		{"configuration", (*machine).configure},
+		{"install", (*machine).install},
 		{"state disk", (*machine).mountState},
 		{"clock", (*machine).setClock},
 		{"cgroups", (*machine).makeCgroups},

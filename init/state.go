@@ -18,6 +18,7 @@ import (
 	"github.com/runink/runink/internal/fault"
 	"github.com/runink/runink/internal/fsx"
 	"github.com/runink/runink/internal/nodecfg"
+	"github.com/runink/runink/internal/nodedisk"
 )
 
 // How long a disk may take to appear, before the time scale. Virtual disks are there when
@@ -37,13 +38,14 @@ func (m *machine) mountState(ctx context.Context) error {
 	if want == "none" {
 		return m.mountMemory("runink.state=none")
 	}
-	d, err := m.waitForDisk(ctx, want, explicit)
+	d, err := m.waitForDisk(ctx, "runink.state", want, explicit)
 	if errors.Is(err, errNoDisk) && !explicit {
 		return m.mountMemory("no disk has serial " + nodecfg.DefaultStateSerial)
 	}
 	if err != nil {
 		return err
 	}
+	m.growPartition(d)
 	dev, err := os.OpenFile(d.path(), os.O_RDWR|unix.O_EXCL, 0)
 	if err != nil {
 		return errs.E(errs.Internal, op, "%w", err).WithHint("is %s in use?", d.path())
@@ -60,6 +62,7 @@ func (m *machine) mountState(ctx context.Context) error {
 			WithHint("the file system of %s is damaged: take an image of it, check it with e2fsck on another machine, or zero its first and last MiB to start with an empty one", d.path())
 	}
 	m.state = d.path()
+	m.growState(d.path(), nodecfg.StateDir)
 	return stateFolders(nodecfg.StateDir, nodecfg.NodeDir, nodecfg.GenerationFile)
 }
 
@@ -73,7 +76,9 @@ func (m *machine) mountMemory(why string) error {
 	return stateFolders(nodecfg.StateDir, nodecfg.NodeDir, nodecfg.GenerationFile)
 }
 
-func (m *machine) waitForDisk(ctx context.Context, want string, explicit bool) (disk, error) {
+// waitForDisk waits for the disk that the key field names.
+func (m *machine) waitForDisk(ctx context.Context, field, want string, explicit bool) (disk, error) {
+	op := "find the disk of " + field
 	wait := m.scaled(diskWaitDefault)
 	if explicit {
 		wait = m.scaled(diskWaitNamed)
@@ -85,17 +90,20 @@ func (m *machine) waitForDisk(ctx context.Context, want string, explicit bool) (
 	for {
 		disks, err := listDisks("/sys/block")
 		if err != nil {
-			return disk{}, errs.E(errs.Internal, "find the state disk", "%w", err)
+			return disk{}, errs.E(errs.Internal, op, "%w", err)
 		}
-		d, err := pickDisk(disks, want)
+		d, err := pickDisk(disks, field, want)
 		if !errors.Is(err, errNoDisk) {
 			return d, err
 		}
 		select {
 		case <-tick.C:
 		case <-limit.C:
-			return disk{}, errs.E(errs.NotFound, "find the state disk", "%s: %w; %s", want, err, describeDisks(disks)).
-				WithField("runink.state").WithHint("attach the disk, name another, or write runink.state=none to keep state in memory")
+			missing := errs.E(errs.NotFound, op, "%s: %w; %s", want, err, describeDisks(disks)).WithField(field)
+			if field != "runink.state" {
+				return disk{}, missing.WithHint("attach the disk, or name another")
+			}
+			return disk{}, missing.WithHint("attach the disk, name another, or write runink.state=none to keep state in memory")
 		case <-ctx.Done():
 			return disk{}, ctx.Err()
 		}
@@ -144,8 +152,8 @@ func makeDisk(dev *os.File, size int64, again bool) error {
 		if _, err := dev.ReadAt(sector, intentOffset); err != nil {
 			return err
 		}
-		id, _ = readLabel(sector, intentMagic)
-	} else if err := writeSector(dev, intentOffset, label(intentMagic, id)); err != nil {
+		id, _ = nodedisk.ReadLabel(sector, nodedisk.StateIntent)
+	} else if err := writeSector(dev, intentOffset, nodedisk.Label(nodedisk.StateIntent, id)); err != nil {
 		return err
 	}
 	if err := fault.Hit("init.disk.intent-written"); err != nil {
@@ -153,7 +161,7 @@ func makeDisk(dev *os.File, size int64, again bool) error {
 	}
 	_, err = ext4.Create(file.New(dev, false), size, 0, sectorSize, &ext4.Params{
 		UUID:       &id,
-		InodeRatio: 65536,
+		InodeCount: inodes(size),
 		Checksum:   true,
 		VolumeName: "runink-state",
 		Features:   []ext4.FeatureOpt{ext4.WithFeatureMetadataChecksums(true)},
@@ -167,7 +175,22 @@ func makeDisk(dev *os.File, size int64, again bool) error {
 	if err := dev.Sync(); err != nil {
 		return err
 	}
-	return writeSector(dev, madeOffset, label(madeMagic, id))
+	return writeSector(dev, madeOffset, nodedisk.Label(nodedisk.StateMade, id))
+}
+
+// inodes is how many a state of size bytes gets: one for 64 KiB, and as many in each group as
+// fill whole blocks. go-diskfs rounds to eight, and a block of 4 KiB holds sixteen: a table
+// that ends in half a block Linux takes for damage when it comes by, seconds after the
+// mount, and the file system is read-only from then on. e2fsck sees nothing wrong with it.
+func inodes(size int64) uint32 {
+	block := int64(4096)
+	if size < 512<<20 { // as go-diskfs chooses
+		block = 1024
+	}
+	groups := (size/block + 8*block - 1) / (8 * block) // a group has one block of bitmap
+	const perBlock, ratio = 16, 65536
+	each := (size/ratio/groups + perBlock) / perBlock * perBlock
+	return uint32(min(each*groups, 1<<32-1))
 }
 
 func writeSector(dev *os.File, at int64, sector []byte) error {

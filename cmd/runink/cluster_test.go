@@ -124,8 +124,17 @@ func TestOperatorsDay(t *testing.T) {
 		t.Errorf("secrets:\n%s", out)
 	}
 
+	// A machine is told where to install itself, with the rest of what it needs.
+	w, err := nodecfg.Parse(strings.TrimSpace(ok(t, "", "install", "w9", "--disk", "/dev/sda", "--wipe", "serial:S1", "-q")))
+	if err != nil || w.Node != "w9" || w.Token == "" || w.Install != "path:/dev/sda" || w.Wipe != "serial:S1" {
+		t.Errorf("install: %+v, %v", w, err)
+	}
+	if out := ok(t, "", "install", "w9", "--disk", "wwn:naa.5000c500a1b2c3d4"); !strings.Contains(out, " runink.install=wwn:naa.5000c500a1b2c3d4\n") {
+		t.Errorf("install: %s", out)
+	}
+
 	// A worker joins with the command line that was printed for it.
-	w, err := nodecfg.Parse(strings.TrimSpace(ok(t, "", "token", "create", "-q", "--node", "w1", "--role", "worker")))
+	w, err = nodecfg.Parse(strings.TrimSpace(ok(t, "", "token", "create", "-q", "--node", "w1", "--role", "worker")))
 	if err != nil {
 		t.Fatal(err)
 	}

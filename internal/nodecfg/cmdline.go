@@ -15,8 +15,12 @@ import (
 // Prefix is what every key of ours on the kernel command line begins with.
 const Prefix = "runink."
 
-// MaxCommandLine bounds what Parse reads, in bytes; the kernel's own bound on amd64 is 2048.
+// MaxCommandLine bounds what Parse reads, in bytes; more than the kernel's own bound.
 const MaxCommandLine = 64 << 10
+
+// MaxKernelLine is what the kernel keeps of a command line on amd64, in bytes
+// (COMMAND_LINE_SIZE less the final zero).
+const MaxKernelLine = 2047
 
 // A key is one runink.* word: how its value is put into a Config.
 type key struct {
@@ -39,6 +43,8 @@ func keys() map[string]key {
 		"bond":      {repeat: true, set: addBond},
 		"vlan":      {repeat: true, set: addVLAN},
 		"config":    {set: setConfigDisk},
+		"install":   {set: func(c *Config, v string) error { c.Install = v; return nil }},
+		"wipe":      {set: func(c *Config, v string) error { c.Wipe = v; return nil }},
 	}
 }
 
@@ -149,7 +155,7 @@ func addIP(c *Config, v string) error {
 // on: names are DNS labels, pins are SHA-256, every combination of role, join and token
 // has one meaning. Errors are of kind Invalid and name the runink.* key as their field.
 func (c Config) Validate() error {
-	for _, check := range []func() error{c.checkNames, c.checkRole, c.checkPins, c.checkJoin, c.checkState, c.checkTimeScale, c.checkIPs, c.checkLinks} {
+	for _, check := range []func() error{c.checkNames, c.checkRole, c.checkPins, c.checkJoin, c.checkState, c.checkInstall, c.checkTimeScale, c.checkIPs, c.checkLinks} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -275,6 +281,49 @@ func (c Config) checkState() error {
 	}
 	if kind == "path" && (!strings.HasPrefix(v, "/dev/") || strings.Contains(v, "..")) {
 		return invalid("state", "%q is not below /dev", v).WithHint("for example path:/dev/vdb")
+	}
+	return nil
+}
+
+// InstallWords are the words with which a machine installs itself on a disk; wipe may be
+// empty. Errors are those of Validate.
+func InstallWords(disk, wipe string) ([]string, error) {
+	c := Config{Install: disk, Wipe: wipe}
+	if disk == "" {
+		return nil, invalid("install", "it is missing").WithHint("for example path:/dev/sda")
+	}
+	if err := c.checkInstall(); err != nil {
+		return nil, err
+	}
+	list := []string{Prefix + "install=" + disk}
+	if wipe != "" {
+		list = append(list, Prefix+"wipe="+wipe)
+	}
+	for _, w := range list {
+		if strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r > '~' || r == '"' }) {
+			key, _, _ := strings.Cut(w, "=")
+			return nil, invalid(strings.TrimPrefix(key, Prefix), "it has white space or a quote in it").WithHint("name the disk by its wwn, or by its path")
+		}
+	}
+	return list, nil
+}
+
+func (c Config) checkInstall() error {
+	if c.Install == "" {
+		if c.Wipe != "" {
+			return invalid("wipe", "it names a disk to wipe, and none is to be installed").WithHint("add runink.install=…, or leave it out")
+		}
+		return nil
+	}
+	kind, v, ok := strings.Cut(c.Install, ":")
+	if !ok || v == "" || (kind != "serial" && kind != "wwn" && kind != "path") {
+		return invalid("install", "%q is none of serial:…, wwn:…, path:…", c.Install).WithHint("for example path:/dev/sda; the console lists the disks if there is no such one")
+	}
+	if kind == "path" && (!strings.HasPrefix(v, "/dev/") || strings.Contains(v, "..")) {
+		return invalid("install", "%q is not below /dev", v).WithHint("for example path:/dev/sda")
+	}
+	if c.State != "" && c.State != "part:"+StatePartition {
+		return invalid("state", "the disk that is installed has the state too").WithHint("leave it out beside runink.install")
 	}
 	return nil
 }

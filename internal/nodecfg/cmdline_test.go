@@ -29,6 +29,10 @@ func TestParse(t *testing.T) {
 		{"worker that joined before", strings.Replace(worker, "runink.token=abc.DEF-1", "", 1), Config{Cluster: "c1", Node: "n4", Role: RoleWorker, CA: pinA, Join: []string{"10.0.0.1:7460"}, TimeScale: 1}},
 		{"control that joins", first + ` runink.join="n1.example:7460,[fd00::1]:7460" runink.token=t`, Config{Cluster: "c1", Node: "n1", Role: RoleControlWorker, CA: pinA, Operator: pinB, Join: []string{"n1.example:7460", "[fd00::1]:7460"}, Token: "t", TimeScale: 1}},
 		{"time scale, state", first + " runink.timescale=7.5 runink.state=none\n", Config{Cluster: "c1", Node: "n1", Role: RoleControlWorker, CA: pinA, Operator: pinB, TimeScale: 7.5, State: "none"}},
+		{
+			"install", first + " runink.install=serial:S1 runink.wipe=serial:S1",
+			Config{Cluster: "c1", Node: "n1", Role: RoleControlWorker, CA: pinA, Operator: pinB, TimeScale: 1, Install: "serial:S1", Wipe: "serial:S1"},
+		},
 		{"quoted word", strings.Replace(first, "runink.node=n1", `"runink.node=n1"`, 1), Config{Cluster: "c1", Node: "n1", Role: RoleControlWorker, CA: pinA, Operator: pinB, TimeScale: 1}},
 		{"a space in another's word", `x="a runink.bad=1 b" ` + first, Config{Cluster: "c1", Node: "n1", Role: RoleControlWorker, CA: pinA, Operator: pinB, TimeScale: 1}},
 		{
@@ -87,6 +91,11 @@ func TestParseRefuses(t *testing.T) {
 		{"token with a control character", strings.Replace(worker, "abc.DEF-1", "a\x01b", 1), "runink.token"},
 		{"state", first + " runink.state=vdb", "runink.state"},
 		{"state outside dev", first + " runink.state=path:/etc/x", "runink.state"},
+		{"install on a name", first + " runink.install=sda", "runink.install"},
+		{"install outside dev", first + " runink.install=path:/etc/x", "runink.install"},
+		{"install on a partition's name", first + " runink.install=part:x", "runink.install"},
+		{"wipe and no install", first + " runink.wipe=serial:S1", "runink.wipe"},
+		{"install, and state elsewhere", first + " runink.install=path:/dev/sda runink.state=serial:S2", "runink.state"},
 		{"time scale", first + " runink.timescale=0", "runink.timescale"},
 		{"time scale below 1", first + " runink.timescale=0.9", "runink.timescale"},
 		{"time scale NaN", first + " runink.timescale=NaN", "runink.timescale"},

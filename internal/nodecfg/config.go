@@ -22,6 +22,8 @@ type Config struct {
 	Bonds    []Bond   `json:"bonds,omitempty"`    // runink.bond
 	VLANs    []VLAN   `json:"vlans,omitempty"`    // runink.vlan
 	State    string   `json:"state,omitempty"`    // runink.state: serial:…|wwn:…|part:…|path:…|none
+	Install  string   `json:"install,omitempty"`  // runink.install: serial:…|wwn:…|path:…, the disk to install on
+	Wipe     string   `json:"wipe,omitempty"`     // runink.wipe: what names that disk if it is not empty
 	// TimeScale (runink.timescale, default 1) multiplies every timeout: for emulated machines.
 	TimeScale float64 `json:"time_scale"`
 }

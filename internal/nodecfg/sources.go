@@ -11,6 +11,9 @@ import (
 // their words on it are passed over, which they are in no other source.
 const CommandLine = "kernel command line"
 
+// ConfigDisk is what the name of a config disk as a source begins with.
+const ConfigDisk = "config disk"
+
 // Where further sources are on a machine.
 const (
 	FwCfgName  = "opt/org.runink/config" // file of QEMU's fw_cfg
@@ -25,6 +28,27 @@ func ConfigLabels() []string { return []string{"RUNINK-CFG", "RUNINK_CFG"} }
 type Source struct {
 	Name string // for people: "kernel command line", "SMBIOS", "fw_cfg", "config disk /dev/sr0"
 	Text string
+}
+
+// Removable reports whether a source may not be there at the next boot: a config disk.
+func (s Source) Removable() bool { return strings.HasPrefix(s.Name, ConfigDisk) }
+
+// Words returns the words of a source as they are read: without comments, and without the
+// quotes that protect white space. Those of others are among them.
+func (s Source) Words() []string {
+	text := s.Text
+	if s.Name != CommandLine {
+		text = withoutComments(text)
+	}
+	var list []string
+	for _, w := range words(text) {
+		if w.hasValue {
+			list = append(list, w.key+"="+w.value)
+		} else {
+			list = append(list, w.key)
+		}
+	}
+	return list
 }
 
 // ParseSources reads the keys of all sources as Parse does those of one, and checks what

@@ -21,9 +21,10 @@ var media = map[string]struct {
 	what, out, example string
 	write              func(context.Context, image.MediaOptions) error
 }{
-	"iso":    {"a hybrid ISO: boots as CD and as disk, by BIOS and by UEFI", "build/runink.iso", "iso $(runink token create -q --node n7 --role worker)", image.BuildISO},
-	"disk":   {"the image of a whole disk: boots by BIOS and by UEFI, with a partition for the node's state", "build/runink-disk.img", "disk -state-size 65536", image.BuildDisk},
-	"config": {"a config disk, for a machine whose command line does not say who it is", "build/runink-cfg.img", "config $(runink token create -q --node n7 --role worker)", writeConfig},
+	"iso":     {"a hybrid ISO: boots as CD and as disk, by BIOS and by UEFI", "build/runink.iso", "iso $(runink token create -q --node n7 --role worker)", image.BuildISO},
+	"disk":    {"the image of a whole disk: boots by BIOS and by UEFI, with a partition for the node's state", "build/runink-disk.img", "disk -state-size 65536", image.BuildDisk},
+	"archive": {"what a machine that boots over the network installs from: an archive to load behind the initramfs", "build/metal/install.cpio", "archive", image.BuildInstallArchive},
+	"config":  {"a config disk, for a machine whose command line does not say who it is", "build/runink-cfg.img", "config $(runink token create -q --node n7 --role worker)", writeConfig},
 }
 
 func writeConfig(ctx context.Context, o image.MediaOptions) error {

@@ -5,9 +5,11 @@ package media
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -16,6 +18,7 @@ import (
 	"time"
 
 	"github.com/runink/runink/image"
+	"github.com/runink/runink/internal/nodedisk"
 	"github.com/runink/runink/qemu"
 	"github.com/runink/runink/tools/harness"
 )
@@ -167,14 +170,13 @@ func remove(ctx context.Context, t *testing.T, c *harness.Cluster) {
 }
 
 // An ISO boots as a CD and as a disk, by BIOS and by UEFI, each time with the words of a
-// fresh token in its menu.
+// fresh token in its menu. As a CD by BIOS it does so in TestInstall.
 func TestISO(t *testing.T) {
 	for _, tt := range []struct {
 		name     string
 		firmware qemu.Firmware
 		bus      qemu.Bus
 	}{
-		{"BIOS, CD", qemu.BIOS, qemu.CD},
 		{"BIOS, disk", qemu.BIOS, qemu.SATA},
 		{"UEFI, CD", qemu.UEFI, qemu.CD},
 		{"UEFI, USB stick", qemu.UEFI, qemu.USB},
@@ -196,29 +198,150 @@ func TestISO(t *testing.T) {
 }
 
 // A disk image boots by BIOS and by UEFI, and keeps the node's identity on its own state
-// partition: the second boot needs no token.
+// partition: the second boot needs no token. It is copied to a larger disk before each boot:
+// the partition grows before its file system is made, and later with it.
 func TestDisk(t *testing.T) {
 	c := cluster(t)
 	ctx := limit(t, c)
 	disk := filepath.Join(t.TempDir(), "disk.img")
-	if err := image.BuildDisk(ctx, image.MediaOptions{Image: metal, Out: disk, Words: words(ctx, t, c), StateBytes: 512 << 20}); err != nil {
+	if err := image.BuildDisk(ctx, image.MediaOptions{Image: metal, Out: disk, Words: words(ctx, t, c), StateBytes: 256 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	for _, firmware := range []qemu.Firmware{qemu.BIOS, qemu.UEFI} {
+	for _, tt := range []struct {
+		firmware qemu.Firmware
+		size     int64
+		says     string
+	}{
+		{qemu.BIOS, 1 << 30, `^runink: making the state disk name=/dev/sda3 bytes=869269504$`},
+		{qemu.UEFI, 3 << 30, `^runink: the state's file system has grown name=/dev/sda3 from=\d+ to=3016753152$`},
+	} {
+		if err := os.Truncate(disk, tt.size); err != nil {
+			t.Fatal(err)
+		}
 		mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
-			cfg.Firmware, cfg.Media = firmware, []qemu.Media{{Bus: qemu.SATA, Path: disk}}
+			cfg.Firmware, cfg.Media = tt.firmware, []qemu.Media{{Bus: qemu.SATA, Path: disk}}
 		})
+		see(ctx, t, c, mark, `^runink: the state partition has grown to the end of its disk name=/dev/sda3$`)
+		see(ctx, t, c, mark, tt.says)
 		see(ctx, t, c, mark, `^runink: booted node=n2 role=worker state=/dev/sda3$`)
 		ready(ctx, t, c, mark)
-		// In order: what a worker has just written is on its disk.
-		if err := c.Machine(guest).PowerButton(ctx); err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Machine(guest).Wait(ctx); err != nil {
-			t.Fatal(err)
-		}
+		off(ctx, t, c)
 	}
+	stateIsClean(ctx, t, disk)
 	remove(ctx, t, c)
+}
+
+// off ends the guest in order: what a worker has just written is on its disk.
+func off(ctx context.Context, t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	if err := c.Machine(guest).PowerButton(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Machine(guest).Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// stateIsClean asks e2fsck about the state partition of a disk.
+func stateIsClean(ctx context.Context, t *testing.T, disk string) {
+	t.Helper()
+	at := fmt.Sprintf("%s?offset=%d", disk, nodedisk.StateStart*nodedisk.Sector)
+	if out, err := exec.CommandContext(ctx, "e2fsck", "-fn", at).CombinedOutput(); err != nil {
+		t.Errorf("e2fsck: %v\n%s", err, out)
+	}
+}
+
+// A machine that boots a CD with runink.install installs itself on its empty disk, and goes
+// on as a node with its state there. Without the CD it boots by the other firmware and is
+// the same node; no token is on the disk.
+func TestInstall(t *testing.T) {
+	c := cluster(t)
+	ctx := limit(t, c)
+	dir := t.TempDir()
+	iso, disk := filepath.Join(dir, "runink.iso"), filepath.Join(dir, "disk.img")
+	line := words(ctx, t, c)
+	o := image.MediaOptions{Image: metal, Out: iso, Words: append(line, "runink.install=path:/dev/sda")}
+	if err := image.BuildISO(ctx, o); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(disk)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(2<<30), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cd, own := qemu.Media{Bus: qemu.CD, Path: iso}, qemu.Media{Bus: qemu.SATA, Path: disk}
+	mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) { cfg.Firmware, cfg.Media = qemu.BIOS, []qemu.Media{cd, own} })
+	see(ctx, t, c, mark, `^runink: installed: the machine boots from this disk without the medium disk=/dev/sda$`)
+	see(ctx, t, c, mark, `^runink: booted node=n2 role=worker state=/dev/sda3$`)
+	ready(ctx, t, c, mark)
+	key := nodeKey(ctx, t, c)
+	off(ctx, t, c)
+
+	if data, err := os.ReadFile(disk); err != nil {
+		t.Fatal(err)
+	} else if token := strings.TrimPrefix(line[len(line)-1], "runink.token="); bytes.Contains(data, []byte(token)) {
+		t.Error("the token is on the disk")
+	}
+	mark = on(ctx, t, c, func(cfg *qemu.MachineConfig) { cfg.Firmware, cfg.Media = qemu.UEFI, []qemu.Media{own} })
+	see(ctx, t, c, mark, `^runink: booted node=n2 role=worker state=/dev/sda3$`)
+	ready(ctx, t, c, mark)
+	if again := nodeKey(ctx, t, c); again != key {
+		t.Errorf("it was the node with key %s and is the one with %s", key, again)
+	}
+	off(ctx, t, c)
+	stateIsClean(ctx, t, disk)
+	remove(ctx, t, c)
+}
+
+// A machine that boots over the network, as far as its kernel can tell, has all it installs
+// from behind its initramfs. Its disk is wiped because its serial number was named.
+func TestInstallFromArchive(t *testing.T) {
+	c := cluster(t)
+	ctx := limit(t, c)
+	dir := t.TempDir()
+	archive, initrd, disk := filepath.Join(dir, "install.cpio"), filepath.Join(dir, "initrd"), filepath.Join(dir, "disk.img")
+	if err := image.BuildInstallArchive(ctx, image.MediaOptions{Image: metal, Out: archive}); err != nil {
+		t.Fatal(err)
+	}
+	var both []byte
+	for _, f := range []string{filepath.Join(metal, image.InitramfsFile), archive} {
+		data, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		both = append(both, make([]byte, -len(both)&3)...) // as boot programs do
+		both = append(both, data...)
+	}
+	err := errors.Join(os.WriteFile(initrd, both, 0o600), os.WriteFile(disk, []byte("an older system"), 0o600), os.Truncate(disk, 1<<30))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := strings.Join(words(ctx, t, c), " ")
+	mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
+		cfg.Firmware, cfg.Media = "", []qemu.Media{{Bus: qemu.SATA, Path: disk}}
+		cfg.Kernel, cfg.Initrd = filepath.Join(metal, image.VmlinuzFile), initrd
+		cfg.Cmdline = line + " runink.install=path:/dev/sda runink.wipe=serial:QM00001"
+	})
+	see(ctx, t, c, mark, `^runink: installed: the machine boots from this disk without the medium disk=/dev/sda$`)
+	see(ctx, t, c, mark, `^runink: booted node=n2 role=worker state=/dev/sda3$`)
+}
+
+// nodeKey is the fingerprint of the guest's key, as the cluster has it.
+func nodeKey(ctx context.Context, t *testing.T, c *harness.Cluster) string {
+	t.Helper()
+	out, err := c.CLI.Run(ctx, "node", "get", guest, "-o", "json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var n struct {
+		Fingerprint string `json:"fingerprint"`
+	}
+	if err := json.Unmarshal([]byte(out), &n); err != nil || n.Fingerprint == "" {
+		t.Fatalf("no key in %s: %v", out, err)
+	}
+	return n.Fingerprint
 }
 
 // A menu entry is edited on the serial line, and what is missing in it comes from SMBIOS.

@@ -1,0 +1,113 @@
+//go:build vm
+
+package pid1
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
+	"github.com/runink/runink/internal/nodedisk"
+)
+
+// smallBoot is what nodedisk.Write takes for something to boot.
+func smallBoot() nodedisk.Boot {
+	core := make([]byte, 4*nodedisk.Sector)
+	binary.LittleEndian.PutUint16(core[0x1fc:], 3)
+	return nodedisk.Boot{Version: "v1", Sector: make([]byte, nodedisk.Sector), Core: core, Program: []byte("MZ")}
+}
+
+// A disk was made when it was smaller. Its state grows, partition and file system, and what
+// is on it stays; while the state is in use, the disk is neither grown nor installed on.
+func TestVMStateGrows(t *testing.T) {
+	disks, err := listDisks("/sys/block")
+	check(t, err)
+	d, err := pickDisk(disks, "runink.install", "serial:scratch")
+	check(t, err)
+	dev, size, err := openWhole(d.path())
+	check(t, err)
+	_, err = nodedisk.Write(dev, 340<<20, nodedisk.Options{Boot: smallBoot(), Node: "n1", TempDir: t.TempDir()})
+	check(t, err)
+	check(t, dev.readTable())
+	check(t, dev.Close())
+	disks, err = listDisks("/sys/block")
+	check(t, err)
+	p, err := pickDisk(disks, "runink.state", "part:"+nodecfg.StatePartition)
+	check(t, err)
+	if parent, err := diskOf("/sys/class/block", p.name); err != nil || parent != d.name {
+		t.Fatalf("%s is on %q (%v), want %s", p.name, parent, err, d.name)
+	}
+	state, err := os.OpenFile(p.path(), os.O_RDWR, 0)
+	check(t, err)
+	check(t, prepareDisk(state, p.path(), quiet))
+	check(t, state.Close())
+
+	at := t.TempDir()
+	mount := func() {
+		t.Helper()
+		check(t, unix.Mount(p.path(), at, "ext4", 0, "errors=remount-ro"))
+	}
+	room := func() uint64 {
+		t.Helper()
+		var fs unix.Statfs_t
+		check(t, unix.Statfs(at, &fs))
+		return fs.Blocks * uint64(fs.Bsize)
+	}
+	mount()
+	before, data := room(), bytes.Repeat([]byte("kept"), 1<<20)
+	check(t, os.WriteFile(filepath.Join(at, "file"), data, 0o600))
+	grown := 0
+	if err := growOn(d.path(), p.part, func() { grown++ }); !errors.Is(err, errs.Conflict) {
+		t.Errorf("with the state mounted: %v", err)
+	}
+	if _, _, err := openWhole(d.path()); !errors.Is(err, errs.Conflict) || errs.HintOf(err) == "" {
+		t.Errorf("with the state mounted: %v", err)
+	}
+	check(t, unix.Unmount(at, 0))
+
+	for range 2 { // the second time there is nothing to do
+		check(t, growOn(d.path(), p.part, func() { grown++ }))
+	}
+	if grown != 1 {
+		t.Errorf("it grew %d times, want once", grown)
+	}
+	mount()
+	from, to, err := growFileSystem(p.path(), at)
+	if err != nil || to-from != size-340<<20 {
+		t.Errorf("from %d to %d, %v, want %d more", from, to, err, size-340<<20)
+	}
+	if after := room(); after < before+uint64(to-from)*9/10 {
+		t.Errorf("room for %d bytes was %d before", after, before)
+	}
+	if from, to, err := growFileSystem(p.path(), at); err != nil || from != to {
+		t.Errorf("a second time: from %d to %d, %v", from, to, err)
+	}
+	if got, err := os.ReadFile(filepath.Join(at, "file")); err != nil || !bytes.Equal(got, data) {
+		t.Errorf("what was on it: %d bytes, %v", len(got), err)
+	}
+	check(t, unix.Unmount(at, 0))
+}
+
+// A disk that can only be read is refused.
+func TestVMReadOnlyDisk(t *testing.T) {
+	disks, err := listDisks("/sys/block")
+	check(t, err)
+	d, err := pickDisk(disks, "runink.install", "serial:scratch")
+	check(t, err)
+	f, err := os.Open(d.path())
+	check(t, err)
+	defer f.Close()
+	readOnly := func(v int) { check(t, unix.IoctlSetPointerInt(int(f.Fd()), unix.BLKROSET, v)) }
+	readOnly(1)
+	defer readOnly(0)
+	if _, _, err := openWhole(d.path()); !errors.Is(err, errs.Denied) || errs.HintOf(err) == "" {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,251 @@
+package pid1
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
+	"github.com/runink/runink/internal/nodedisk"
+)
+
+// install makes the disk that runink.install names one that the machine boots from, with
+// what it booted from now, and goes on with the node's state on it. It comes before the
+// state is mounted: the node gets its identity once, on the disk, so no key is copied, no
+// replica is there twice, and the token is used now and is on no disk.
+//
+// A disk that was installed from this image for this node is left as it is: a machine that
+// boots from the medium again is the same node.
+func (m *machine) install(ctx context.Context) error {
+	const op = "install"
+	if m.cfg.Install == "" {
+		return nil
+	}
+	d, err := m.waitForDisk(ctx, "runink.install", m.cfg.Install, true)
+	if err != nil {
+		return err
+	}
+	if d.part != "" {
+		return errs.E(errs.Invalid, op, "%s is a partition", d.path()).WithField("runink.install").WithHint("name the whole disk")
+	}
+	disks, err := listDisks("/sys/block")
+	if err != nil {
+		return errs.E(errs.Internal, op, "%w", err)
+	}
+	if err := noOtherState(disks, d); err != nil {
+		return err
+	}
+	cmdline, err := installedLine(m.sources)
+	if err != nil {
+		return err
+	}
+	medium, done, err := m.openMedium(ctx)
+	if err != nil {
+		return err
+	}
+	boot, err := nodedisk.ReadBoot(medium, m.image.Version)
+	if err == nil {
+		err = m.writeBootDisk(d, nodedisk.Options{
+			Boot: boot, Cmdline: cmdline, Cluster: m.cfg.Cluster, Node: m.cfg.Node, TempDir: nodecfg.RunDir,
+			Wipe: m.cfg.Wipe, Names: wipeNames(d),
+		})
+	}
+	if err := errors.Join(err, done()); err != nil {
+		return err
+	}
+	boot = nodedisk.Boot{}
+	debug.FreeOSMemory() // a node's memory is its slices'
+	m.cfg.State = "part:" + nodecfg.StatePartition
+	return nodecfg.Save(nodecfg.ConfigFile, m.cfg)
+}
+
+// writeBootDisk writes a disk, and has the kernel read its table.
+func (m *machine) writeBootDisk(d disk, o nodedisk.Options) (err error) {
+	dev, size, err := openWhole(d.path())
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	m.log.Info("installing", "disk", d.path(), "serial", d.serial, "bytes", size, "image", o.Boot.Version)
+	written, err := nodedisk.Write(dev, size, o)
+	if err != nil {
+		return errs.Wrap("install on "+d.path(), err)
+	}
+	if !written {
+		m.log.Info("installed already: the disk is left as it is", "disk", d.path())
+		return nil
+	}
+	if err := dev.readTable(); err != nil {
+		return err
+	}
+	m.log.Info("installed: the machine boots from this disk without the medium", "disk", d.path())
+	return nil
+}
+
+// wipeNames are what a person calls a disk who wants it gone, as far as they can be typed in
+// a boot menu. A path is no name: it may be another disk's at the next boot.
+func wipeNames(d disk) []string {
+	var names []string
+	for _, n := range []struct{ kind, v string }{{"serial", d.serial}, {"wwn", d.wwn}} {
+		if n.v != "" && !strings.ContainsFunc(n.v, unwritable) {
+			names = append(names, n.kind+":"+n.v)
+		}
+	}
+	return names
+}
+
+// noOtherState refuses to install beside a disk that has a node's state already: it would
+// be left behind, and of a control node its replica with it.
+func noOtherState(disks []disk, target disk) error {
+	for _, d := range disks {
+		switch {
+		case d.name == target.name || partOf(d, target):
+		case d.serial == nodecfg.DefaultStateSerial, d.part == nodecfg.StatePartition:
+			return errs.E(errs.Conflict, "install", "%s is a state disk too; nothing was written", d.path()).WithField("runink.install").
+				WithHint("take it out of the machine; or boot without runink.install to go on with what is on it")
+		}
+	}
+	return nil
+}
+
+// partOf reports whether d is a partition of a disk: sda3 of sda, nvme0n1p3 of nvme0n1, and
+// not sdaa3 of sda.
+func partOf(d, of disk) bool {
+	number, ok := strings.CutPrefix(d.name, of.name)
+	return ok && d.part != "" && strings.Trim(strings.TrimPrefix(number, "p"), "0123456789") == ""
+}
+
+// installedLine is the command line of an installed node: the one that this machine booted
+// with and what its config disk says, without the token and what is for this boot alone.
+// What SMBIOS and fw_cfg say stays with the machine.
+func installedLine(sources []nodecfg.Source) (string, error) {
+	const op = "write command line"
+	once := []string{"token", "install", "wipe", "config", "state"}
+	words := []string{}
+	for _, s := range sources {
+		if s.Name != nodecfg.CommandLine && !s.Removable() {
+			continue
+		}
+		for _, w := range s.Words() {
+			key, _, _ := strings.Cut(w, "=")
+			skip := hasAnyPrefix(key, "BOOT_IMAGE", "BOOTIF", "initrd")
+			for _, k := range once {
+				skip = skip || key == nodecfg.Prefix+k
+			}
+			for _, have := range words {
+				skip = skip || have == w && strings.HasPrefix(w, nodecfg.Prefix)
+			}
+			if !skip {
+				words = append(words, w)
+			}
+		}
+	}
+	words = append(words, nodecfg.Prefix+"state=part:"+nodecfg.StatePartition)
+	for _, w := range words {
+		if strings.ContainsFunc(w, unwritable) {
+			key, _, _ := strings.Cut(w, "=")
+			return "", errs.E(errs.Invalid, op, "it cannot be written into a boot menu").WithField(key).WithHint("leave it out of the command line that installs")
+		}
+	}
+	line := strings.Join(words, " ")
+	if len(line) > nodecfg.MaxKernelLine {
+		return "", errs.E(errs.Invalid, op, "it would have %d bytes, and the kernel reads %d", len(line), nodecfg.MaxKernelLine).WithHint("leave words out of the command line that installs")
+	}
+	// What will be read at the next boot, with what stays with the machine.
+	next := []nodecfg.Source{{Name: nodecfg.CommandLine, Text: line}}
+	for _, s := range sources {
+		if s.Name != nodecfg.CommandLine && !s.Removable() {
+			next = append(next, s)
+		}
+	}
+	if _, err := nodecfg.ParseSources(next...); err != nil {
+		return "", errs.Wrap("check what the installed node will read", err)
+	}
+	return line, nil
+}
+
+// unwritable are what GRUB would take for something else in a menu.
+func unwritable(r rune) bool {
+	return r <= ' ' || r > '~' || strings.ContainsRune("'\"\\${}|&;<>#", r)
+}
+
+// openMedium finds what this machine booted from: an archive that came with the initramfs,
+// or a medium with a file system labelled as ours that has this image. done gives it back.
+func (m *machine) openMedium(ctx context.Context) (medium fs.FS, done func() error, err error) {
+	const op, at = "find the boot medium", nodecfg.RunDir + "/medium"
+	if _, err := os.Stat("/" + nodedisk.GRUBDir); err == nil {
+		// It is in memory, and needed once.
+		return os.DirFS("/"), func() error { return os.RemoveAll("/" + filepath.Dir(nodedisk.BootDir)) }, nil
+	}
+	if err := os.MkdirAll(at, 0o700); err != nil {
+		return nil, nil, errs.E(errs.Internal, op, "%w", err)
+	}
+	limit := time.NewTimer(m.scaled(diskWaitNamed))
+	defer limit.Stop()
+	tick := time.NewTicker(200 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		devs, err := labelledDevices("/sys/class/block", "/dev", nodedisk.ISOLabel)
+		if err != nil {
+			return nil, nil, errs.E(errs.Internal, op, "%w", err)
+		}
+		var seen []string
+		for _, d := range devs {
+			has, err := m.mountMedium(d, at)
+			if err != nil {
+				return nil, nil, err
+			}
+			if has {
+				return os.DirFS(at), func() error { return unmount(at) }, nil
+			}
+			seen = append(seen, d.dev)
+		}
+		select {
+		case <-tick.C:
+		case <-limit.C:
+			why := "there is none"
+			if len(seen) > 0 {
+				why = fmt.Sprintf("%s has another image", strings.Join(seen, " and "))
+			}
+			return nil, nil, errs.E(errs.NotFound, op, "%s", why).WithField("runink.install").
+				WithHint("boot from an ISO of bin/runink-image iso; over the network, load the archive of bin/runink-image archive behind the initramfs")
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		}
+	}
+}
+
+// mountMedium mounts a medium that has the image that runs; one with another is left.
+func (m *machine) mountMedium(d labelled, at string) (has bool, err error) {
+	const op = "find the boot medium"
+	if err := unix.Mount(d.dev, at, d.fstype, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return false, errs.E(errs.Corrupt, op, "mount %s: %w", d.dev, err).WithHint("write the medium again")
+	}
+	manifest, err := os.ReadFile(filepath.Join(at, nodedisk.BootDir, nodedisk.ManifestFile))
+	if err == nil {
+		var version string
+		if version, err = nodedisk.ManifestVersion(manifest); err == nil && version == m.image.Version {
+			return true, nil
+		}
+	}
+	if err != nil {
+		m.log.Warn("not a medium of ours", "name", d.dev, "err", err)
+	}
+	return false, unmount(at)
+}
+
+func unmount(at string) error {
+	if err := unix.Unmount(at, 0); err != nil {
+		return errs.E(errs.Internal, "unmount", "%s: %w", at, err)
+	}
+	return nil
+}

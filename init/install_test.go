@@ -1,0 +1,82 @@
+package pid1
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
+)
+
+// What an installed node is started with: what the machine booted with and its config disk
+// said, less the token and what was for that boot alone.
+func TestInstalledLine(t *testing.T) {
+	pin := "sha256:" + strings.Repeat("a", 64)
+	worker := "runink.cluster=c1 runink.node=n7 runink.role=worker runink.ca=" + pin + " runink.join=10.0.0.1:7460"
+	control := "runink.cluster=c1 runink.node=n2 runink.role=control runink.ca=" + pin + " runink.join=10.0.0.1:7460"
+	const state = " runink.state=part:runink-state"
+	line := func(s string) nodecfg.Source { return nodecfg.Source{Name: nodecfg.CommandLine, Text: s} }
+	disk := func(s string) nodecfg.Source { return nodecfg.Source{Name: nodecfg.ConfigDisk + " /dev/sdb", Text: s} }
+	for _, tt := range []struct {
+		name    string
+		sources []nodecfg.Source
+		want    string
+	}{
+		{"a CD's words", []nodecfg.Source{line("BOOT_IMAGE=/boot/runink/vmlinuz console=tty0 panic=30 " + worker + " runink.token=t runink.install=path:/dev/sda runink.wipe=serial:S")}, "console=tty0 panic=30 " + worker + state},
+		{"the network's", []nodecfg.Source{line("initrd=initramfs.cpio.zst BOOTIF=01-52-54 " + worker + " runink.token=t runink.install=path:/dev/sda")}, worker + state},
+		{"a config disk", []nodecfg.Source{line("quiet runink.install=path:/dev/sda runink.config=disk runink.node=n7"), disk("# who\n" + worker + "\nrunink.token=t\n")}, "quiet runink.node=n7 " + strings.Replace(worker, "runink.node=n7 ", "", 1) + state},
+		{"SMBIOS stays with the machine", []nodecfg.Source{line("quiet runink.install=path:/dev/sda"), {Name: "SMBIOS", Text: worker + " runink.token=t"}}, "quiet" + state},
+		{"several addresses", []nodecfg.Source{line(worker + " runink.ip=eth0,10.0.0.2/24 runink.ip=eth1,10.1.0.2/24 runink.token=t")}, worker + " runink.ip=eth0,10.0.0.2/24 runink.ip=eth1,10.1.0.2/24" + state},
+		{"a control node that knows its operator", []nodecfg.Source{line(control + " runink.operator=" + pin + " runink.token=t")}, control + " runink.operator=" + pin + state},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := installedLine(tt.sources)
+			if err != nil || got != tt.want {
+				t.Errorf("got  %s, %v\nwant %s", got, err, tt.want)
+			}
+			if strings.Contains(got, "token") {
+				t.Error("the token is in it")
+			}
+		})
+	}
+	for _, tt := range []struct{ name, line, field string }{
+		{"a word that GRUB would read", worker + " x=$y", "x"},
+		{"a word with a space", worker + ` "dyndbg=file a +p"`, "dyndbg"},
+		{"a control node that could not boot without its token", control + " runink.token=t", "runink.operator"},
+		{"too long", worker + " " + strings.Repeat("quiet ", 400), ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := installedLine([]nodecfg.Source{line(tt.line)})
+			if !errors.Is(err, errs.Invalid) || errs.HintOf(err) == "" || !strings.Contains(err.Error(), tt.field) {
+				t.Errorf("got %v (hint %q), want %s", err, errs.HintOf(err), tt.field)
+			}
+		})
+	}
+}
+
+// A machine with a node's state on another disk is not installed: the node would be there
+// twice, or gone.
+func TestNoOtherState(t *testing.T) {
+	target := disk{name: "sda", serial: "S1"}
+	for _, tt := range []struct {
+		name  string
+		disks []disk
+		ok    bool
+	}{
+		{"alone", []disk{target}, true},
+		{"with its own older partitions", []disk{target, {name: "sda3", part: nodecfg.StatePartition}}, true},
+		{"with somebody's disk", []disk{target, {name: "sdb", serial: "S2"}, {name: "sdb1", part: "data"}}, true},
+		{"it is the state disk itself, and empty", []disk{{name: "sda", serial: nodecfg.DefaultStateSerial}}, true},
+		{"with a state disk", []disk{target, {name: "vda", serial: nodecfg.DefaultStateSerial}}, false},
+		{"with a boot disk of a longer name", []disk{target, {name: "sdaa3", part: nodecfg.StatePartition}}, false},
+		{"with another boot disk", []disk{target, {name: "sdb"}, {name: "sdb3", part: nodecfg.StatePartition}}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := noOtherState(tt.disks, target)
+			if (err == nil) != tt.ok || err != nil && (!errors.Is(err, errs.Conflict) || errs.HintOf(err) == "") {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
