@@ -256,7 +256,7 @@ const (
 type IdentityServiceClient interface {
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
 	CanI(ctx context.Context, in *CanIRequest, opts ...grpc.CallOption) (*CanIResponse, error)
-	// CreateKey mints an API key of one herd. Its text is returned once.
+	// CreateKey mints an API key of one herd, or of a netboot service. Its text is returned once.
 	CreateKey(ctx context.Context, in *CreateKeyRequest, opts ...grpc.CallOption) (*CreateKeyResponse, error)
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
 	RevokeKey(ctx context.Context, in *RevokeKeyRequest, opts ...grpc.CallOption) (*RevokeKeyResponse, error)
@@ -328,7 +328,7 @@ func (c *identityServiceClient) RevokeKey(ctx context.Context, in *RevokeKeyRequ
 type IdentityServiceServer interface {
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
 	CanI(context.Context, *CanIRequest) (*CanIResponse, error)
-	// CreateKey mints an API key of one herd. Its text is returned once.
+	// CreateKey mints an API key of one herd, or of a netboot service. Its text is returned once.
 	CreateKey(context.Context, *CreateKeyRequest) (*CreateKeyResponse, error)
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)
 	RevokeKey(context.Context, *RevokeKeyRequest) (*RevokeKeyResponse, error)
