@@ -35,7 +35,7 @@ type web struct {
 }
 
 // news tells a machine that waits for another reason than before, which is worth a line in
-// the log, from one that asks the same every ten seconds. It knows a bounded number of them.
+// the log, from one that asks the same every few seconds. It knows a bounded number of them.
 type news struct {
 	mu  sync.Mutex
 	why map[string]string // by MAC address
@@ -92,6 +92,9 @@ func readMachine(r *http.Request) (Machine, error) {
 	q := r.URL.Query()
 	firmware, ok := firmwareFrom(q.Get("platform"))
 	m := Machine{MAC: strings.ToLower(strings.ReplaceAll(q.Get("mac"), "-", ":")), UUID: strings.ToLower(q.Get("uuid")), Firmware: firmware}
+	if strings.Trim(m.UUID, "0-") == "" || strings.Trim(m.UUID, "f-") == "" {
+		m.UUID = "" // how firmware says that it has none
+	}
 	const op = "read machine"
 	switch {
 	case !ok:

@@ -32,7 +32,7 @@ const consoleWords = "console=tty0 console=ttyS0,115200 loglevel=5 panic=30"
 const maxCommandLine = 2047
 
 // pause is how long a machine waits before it asks again, in seconds.
-const pause = 10
+const pause = 5
 
 // firstScript is what iPXE is pointed at: only iPXE knows the UUID in the form that people
 // read, and the card that it boots with.

@@ -10,9 +10,12 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -117,6 +120,13 @@ func runHost(argv []string) error {
 		return err
 	}
 	rom := &plainROM{}
+	var mu sync.Mutex // one frame after the other
+	send := func(frame []byte) error {
+		mu.Lock()
+		defer mu.Unlock()
+		_, err := cable.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(frame))), frame...))
+		return err
+	}
 	var g errgroup.Group
 	var pulled atomic.Bool
 	g.Go(func() error { // from the switch
@@ -127,20 +137,24 @@ func runHost(argv []string) error {
 				return errors.Join(cmd.Process.Signal(unix.SIGTERM), card.Close())
 			}
 			rom.pass(frame)
+			if answer := advertisement(frame); answer != nil {
+				if err := send(answer); err != nil {
+					return err
+				}
+			}
 			if _, err := card.Write(frame); err != nil && !errors.Is(err, os.ErrClosed) {
 				return fmt.Errorf("write to the card: %w", err)
 			}
 		}
 	})
 	g.Go(func() error { // to the switch
-		buf := make([]byte, 4+64<<10)
+		buf := make([]byte, 64<<10)
 		for {
-			n, err := card.Read(buf[4:])
+			n, err := card.Read(buf)
 			if err != nil {
 				return nil // closed
 			}
-			binary.BigEndian.PutUint32(buf, uint32(n))
-			if _, err := cable.Write(buf[:4+n]); err != nil {
+			if send(buf[:n]) != nil {
 				return nil // pulled
 			}
 		}
@@ -221,4 +235,32 @@ func (p *plainROM) pass(frame []byte) {
 			clear(datagram[6:8])             // no checksum, as UDP has it
 		}
 	}
+}
+
+// advertisement answers a router solicitation (RFC 4861): there is a router, and it has nothing
+// to give. Without one iPXE looks for it for half a minute, once in each of its lives; nil for
+// any other frame.
+func advertisement(frame []byte) []byte {
+	const ethernet, ipv6, icmpv6, solicitation = 14, 40, 58, 133
+	if len(frame) < ethernet+ipv6+8 || frame[12] != 0x86 || frame[13] != 0xdd || frame[ethernet+6] != icmpv6 || frame[ethernet+ipv6] != solicitation {
+		return nil
+	}
+	mac := []byte{0x52, 0x54, 0x00, 0x4d, 0x00, 0x05}
+	self := netip.MustParseAddr("fe80::5054:ff:fe4d:5").As16()
+	all := netip.MustParseAddr("ff02::1").As16()
+	message := []byte{134, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // lifetime 0: no default router
+	// The checksum is over the addresses, the length, the protocol and the message.
+	sum := uint32(len(message)) + icmpv6
+	for _, part := range [][]byte{self[:], all[:], message} {
+		for i := 0; i < len(part); i += 2 {
+			sum += uint32(binary.BigEndian.Uint16(part[i:]))
+		}
+	}
+	for sum > 0xffff {
+		sum = sum>>16 + sum&0xffff
+	}
+	binary.BigEndian.PutUint16(message[2:], ^uint16(sum))
+	out := append([]byte{0x33, 0x33, 0, 0, 0, 1}, mac...)
+	out = append(out, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(message)), icmpv6, 255)
+	return slices.Concat(out, self[:], all[:], message)
 }
