@@ -133,11 +133,11 @@ func askBoot(ctx context.Context, api v1.MachineServiceClient, m netboot.Machine
 	case "alive":
 		a.Say = []string{
 			fmt.Sprintf("machine %s is node %s of cluster %s, and that node lives", resp.GetId(), resp.GetNode(), resp.GetCluster()),
-			"if it was just reset, it is given up in a moment; else two machines say they are the same",
+			"if it was just reset, it is given up in a moment. Else two machines say they are the same",
 		}
 	default:
 		a.Say = []string{
-			fmt.Sprintf("this machine is not admitted to cluster %s; its operator types", resp.GetCluster()),
+			fmt.Sprintf("this machine is not admitted to cluster %s. Its operator types", resp.GetCluster()),
 			fmt.Sprintf("  runink node admit %s --node NAME --role worker", resp.GetId()),
 		}
 		if m.UUID != "" {

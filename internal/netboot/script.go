@@ -39,7 +39,7 @@ const pause = 5
 func firstScript(base string) string {
 	ask := base + "/machine?mac=${netX/mac:hexhyp}&uuid=${uuid}&platform=${platform}"
 	return lines("#!ipxe", ":ask", "chain --autofree --replace "+ask+" ||",
-		echo("the netboot service does not answer; this machine asks again"), fmt.Sprintf("sleep %d", pause), "goto ask")
+		echo("the netboot service does not answer. This machine asks again"), fmt.Sprintf("sleep %d", pause), "goto ask")
 }
 
 // askAgain ends a script by fetching the machine's script anew.
@@ -76,7 +76,7 @@ func bootScript(base string, m Machine, img Image, a Answer, more []string) (str
 		"kernel "+base+img.Kernel.path()+" "+cmdline+" || goto failed",
 		"initrd "+base+img.Initramfs.path()+" || goto failed",
 		"boot || goto failed",
-		":failed", echo("this machine could not fetch its image; it asks again"))
+		":failed", echo("this machine could not fetch its image. It asks again"))
 	return lines(out...) + askAgain(base, m), nil
 }
 
@@ -87,7 +87,7 @@ func (b *Blob) path() string { return "/sha256/" + b.Digest + "/" + b.Name }
 func echo(text string) string {
 	return "echo Runink: " + strings.Map(func(r rune) rune {
 		switch {
-		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', strings.ContainsRune(" .,:;_/()+=@`-", r):
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', strings.ContainsRune(" .,:_/()+=@`-", r):
 			return r
 		}
 		return ' '
