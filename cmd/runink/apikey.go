@@ -25,7 +25,7 @@ func newAPIKeyCreateCmd() *cobra.Command {
 	req := &v1.CreateKeyRequest{}
 	var ttl time.Duration
 	c := &cobra.Command{
-		Use: "create --herd HERD | --role netboot", Short: "Make an API key; it is shown this once", Args: cobra.NoArgs,
+		Use: "create --herd HERD", Short: "Make an API key; it is shown this once", Args: cobra.NoArgs,
 		Example: `  runink apikey create --herd analytics --role runner --name ci --ttl 720h
   RUNINK_API_KEY=rk_… runink ps
   runink apikey create --role netboot --name rack1`,
