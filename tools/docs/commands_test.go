@@ -22,6 +22,12 @@ var elsewhere = map[string]string{
 	"make dev":          "TestDevOnce, TestDevInterrupted",
 	"make iso":          "TestISO, TestEditedMenu of tools/e2e/media, which write media by the same functions",
 	"make disk":         "TestDisk of tools/e2e/media",
+	// The first two are typed by machines' tests as they stand, the rest with their own names.
+	"runink apikey create --role netboot --name rack1":            "TestNetworkBoot of tools/e2e/netboot",
+	"runink netboot --listen 10.0.0.5 --image build/metal":        "TestNetworkBoot of tools/e2e/netboot",
+	"runink node machines":                                        "TestNetworkBoot of tools/e2e/netboot",
+	"runink node admit 52:54:00:12:34:56 --node n7 --role worker": "TestNetworkBoot of tools/e2e/netboot",
+	"runink node forget 52:54:00:12:34:56":                        "TestNetworkBoot of tools/e2e/netboot",
 	"bin/runink-image iso --node n7 --cluster c1 --role worker --ca sha256:… --join 10.0.0.1:7460 --token …": "TestWords of tools/image",
 }
 

@@ -218,6 +218,12 @@ func TestNetworkBoot(t *testing.T) {
 	if got := machines(ctx, t, c); len(got) != 1 || got[0].State != "admitted" || got[0].Node != node || got[0].Firmware != "uefi" {
 		t.Errorf("machines at the end: %+v", got)
 	}
+	if _, err := c.CLI.Run(ctx, "node", "forget", mac); err != nil {
+		t.Error(err)
+	}
+	if got := machines(ctx, t, c); len(got) != 0 {
+		t.Errorf("machines after the last was forgotten: %+v", got)
+	}
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
