@@ -24,6 +24,7 @@ require (
 	github.com/jhump/protoreflect/v2 v2.0.0
 	github.com/klauspost/compress v1.20.3
 	github.com/mattn/go-isatty v0.0.20
+	github.com/pin/tftp/v3 v3.1.0
 	github.com/prometheus/client_golang v1.25.0
 	github.com/runink/runink/sdk v0.0.0
 	github.com/santhosh-tekuri/jsonschema/v6 v6.0.3

@@ -52,7 +52,7 @@ func (c *MachineConfig) checkBoot() error {
 			return errs.E(errs.Invalid, op, "Kernel and Initrd are needed, or Firmware")
 		}
 	case BIOS, UEFI:
-		if len(c.Media) == 0 {
+		if len(c.Media) == 0 && (!c.NetBoot || c.Port == nil) {
 			return errs.E(errs.Invalid, op, "firmware %s has nothing to boot from", c.Firmware).WithField("Media")
 		}
 	default:
@@ -76,6 +76,27 @@ func (c *MachineConfig) prepareBoot(dir string) error {
 		return errs.E(errs.NotFound, "start UEFI", "%w", err).WithHint("install Debian's package ovmf: make setup")
 	}
 	return os.WriteFile(filepath.Join(dir, "vars"), vars, 0o600)
+}
+
+// board is QEMU's machine. SeaBIOS writes what it shows to the serial line too where there are
+// no graphics; the screen stays.
+func (c *MachineConfig) board() string {
+	if c.NetBoot && c.Firmware == BIOS {
+		return "q35,graphics=off"
+	}
+	return "q35"
+}
+
+// netBootArgs makes a card the first thing to boot from. UEFI gets no ROM with it, which
+// would be iPXE in place of the firmware's own PXE.
+func (c *MachineConfig) netBootArgs() string {
+	switch {
+	case !c.NetBoot || c.Firmware == "":
+		return ""
+	case c.Firmware == UEFI:
+		return ",bootindex=0,romfile="
+	}
+	return ",bootindex=0"
 }
 
 // bootArgs are QEMU's arguments for firmware, media and configuration from outside.

@@ -33,10 +33,12 @@ type MachineConfig struct {
 	Kernel  string
 	Initrd  string
 	Cmdline string // the console is added, and what makes emulation faster
-	// or firmware that boots what it finds on Media, in their order. Such a machine also has
-	// a screen.
+	// or firmware that boots what it finds on Media, in their order, or from the network, by
+	// the card's own boot ROM (BIOS) or the firmware's PXE (UEFI). Such a machine also has a
+	// screen; one that boots from the network by BIOS shows it on its console as well.
 	Firmware Firmware
 	Media    []Media
+	NetBoot  bool
 
 	// Channels for configuration from outside: strings of SMBIOS type 11, and files of
 	// fw_cfg by name ("opt/…").
@@ -407,7 +409,7 @@ func (c *MachineConfig) args(dir string) []string {
 	}
 	a := []string{
 		"-name", c.Name, "-nodefaults", "-no-user-config", "-display", "none",
-		"-machine", "q35", "-accel", accel, "-cpu", cpu, "-smp", fmt.Sprint(c.CPUs), "-m", fmt.Sprintf("%dM", c.Memory>>20),
+		"-machine", c.board(), "-accel", accel, "-cpu", cpu, "-smp", fmt.Sprint(c.CPUs), "-m", fmt.Sprintf("%dM", c.Memory>>20),
 		"-serial", "stdio",
 		"-chardev", "socket,id=qmp,path=" + filepath.Join(dir, "qmp"), "-mon", "chardev=qmp,mode=control",
 		"-device", "virtio-rng-pci", "-device", "virtio-serial-pci",
@@ -428,7 +430,7 @@ func (c *MachineConfig) args(dir string) []string {
 	}
 	if c.Port != nil {
 		a = append(a, "-netdev", "stream,id=n0,server=on,addr.type=unix,addr.path="+filepath.Join(dir, "net"),
-			"-device", cmp.Or(c.NIC, "virtio-net-pci")+",netdev=n0,mac="+c.MAC.String())
+			"-device", cmp.Or(c.NIC, "virtio-net-pci")+",netdev=n0,mac="+c.MAC.String()+c.netBootArgs())
 	}
 	return a
 }

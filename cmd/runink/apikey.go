@@ -13,7 +13,7 @@ import (
 
 func newAPIKeyCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "apikey", Short: "Make and revoke API keys of a herd",
+		Use: "apikey", Short: "Make and revoke API keys of a herd, or of a netboot service",
 		Example: "  runink apikey create --herd analytics --role runner --name ci",
 	}
 	addClientFlags(c)
@@ -27,7 +27,8 @@ func newAPIKeyCreateCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use: "create --herd HERD", Short: "Make an API key; it is shown this once", Args: cobra.NoArgs,
 		Example: `  runink apikey create --herd analytics --role runner --name ci --ttl 720h
-  RUNINK_API_KEY=rk_… runink ps`,
+  RUNINK_API_KEY=rk_… runink ps
+  runink apikey create --role netboot --name rack1`,
 		RunE: withAPI(func(c *cobra.Command, api *apiclient.Client, _ []string) error {
 			if err := within("--ttl", ttl, 366*24*time.Hour); err != nil {
 				return err
@@ -39,13 +40,17 @@ func newAPIKeyCreateCmd() *cobra.Command {
 			}
 			return emit(c, resp, func(w io.Writer) {
 				k := resp.GetKey()
-				fmt.Fprintf(w, "API key %s, %s of herd %s until %s:\n\n  %s\n\nIt is shown this once. Use it with RUNINK_API_KEY.\n",
-					k.GetId(), k.GetRole(), k.GetHerd(), when(k.GetExpires()), resp.GetSecret())
+				of := " of herd " + k.GetHerd()
+				if k.GetHerd() == "" {
+					of = ""
+				}
+				fmt.Fprintf(w, "API key %s, %s%s until %s:\n\n  %s\n\nIt is shown this once. Use it with RUNINK_API_KEY.\n",
+					k.GetId(), k.GetRole(), of, when(k.GetExpires()), resp.GetSecret())
 			})
 		}),
 	}
-	c.Flags().StringVar(&req.Herd, "herd", "", "the herd it is for")
-	c.Flags().StringVar(&req.Role, "role", "viewer", "viewer, runner or admin")
+	c.Flags().StringVar(&req.Herd, "herd", "", "the herd it is for; a netboot service's has none")
+	c.Flags().StringVar(&req.Role, "role", "viewer", "viewer, runner or admin; netboot, without --herd: of a netboot service")
 	c.Flags().StringVar(&req.Name, "name", "", "what it is for")
 	c.Flags().DurationVar(&ttl, "ttl", 30*24*time.Hour, "how long it is valid, up to 366 days")
 	addOutputFlag(c)

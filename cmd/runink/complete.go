@@ -52,7 +52,10 @@ func addCompletions(c *cobra.Command) {
 		if f.name == "role" {
 			f.of = fixed("control", "worker", "control+worker")
 			if c.Parent() != nil && c.Parent().Name() == "apikey" {
-				f.of = fixed("viewer", "runner", "admin")
+				f.of = fixed("viewer", "runner", "admin", "netboot")
+			}
+			if c.Name() == "admit" {
+				f.of = fixed("worker")
 			}
 		}
 		// It fails for a flag that is not there or has one: neither is so here.
@@ -84,6 +87,8 @@ func completeArgs(c *cobra.Command, args []string, prefix string) ([]string, cob
 		return completeContexts(c, args, prefix)
 	case name == "ID" && parent(c) == "token":
 		return fromCluster(listTokens)(c, args, prefix)
+	case name == "MAC-or-UUID":
+		return fromCluster(listMachines(c.Name() == "admit"))(c, args, prefix)
 	case name == "ID" && parent(c) == "apikey":
 		return fromCluster(listKeys)(c, args, prefix)
 	case name == "PATH" && c.Name() == "delete":
@@ -259,10 +264,30 @@ func listKeys(ctx context.Context, api *apiclient.Client) ([]string, error) {
 	var out []string
 	for _, k := range resp.GetKeys() {
 		if !k.GetRevoked() {
-			out = append(out, k.GetId()+"\t"+k.GetRole()+" of "+k.GetHerd())
+			what := k.GetRole() + " of " + k.GetHerd()
+			if k.GetHerd() == "" {
+				what = k.GetRole() + " " + k.GetName()
+			}
+			out = append(out, k.GetId()+"\t"+what)
 		}
 	}
 	return out, err
+}
+
+// listMachines names machines, those that wait or all.
+func listMachines(waiting bool) lister {
+	return func(ctx context.Context, api *apiclient.Client) ([]string, error) {
+		resp, err := v1.NewMachineServiceClient(api).List(ctx, &v1.ListMachinesRequest{})
+		var out []string
+		for _, m := range resp.GetMachines() {
+			if m.GetState() == "pending" {
+				out = append(out, m.GetId()+"\tpending "+m.GetUuid())
+			} else if !waiting {
+				out = append(out, m.GetId()+"\tnode "+m.GetNode())
+			}
+		}
+		return out, err
+	}
 }
 
 func secretsOf(herd string) lister {

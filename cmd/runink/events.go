@@ -18,7 +18,7 @@ func newEventsCmd() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "events",
 		Short: "Show what happens in the cluster, as it happens",
-		Long: `Events shows what changed: nodes, runs, slices, herds, tokens, keys, secrets, datasets. By
+		Long: `Events shows what changed: nodes, runs, slices, herds, tokens, machines, keys, secrets, datasets. By
 itself it shows what the control plane still keeps (the last changes, tens of thousands)
 and ends; with --follow it shows what happens from now on, until Ctrl-C.
 
@@ -44,12 +44,12 @@ a herd's API key it shows that herd's events.`,
 	c.Flags().BoolVarP(&req.Follow, "follow", "f", false, "show new events until interrupted")
 	c.Flags().StringVar(&req.Since, "since", "", "CURSOR of an event to go on behind; now; or oldest, all that is kept (default: oldest, with --follow now)")
 	c.Flags().StringVar(&req.Herd, "herd", "", "of this herd only")
-	c.Flags().StringSliceVar(&req.Kinds, "kind", nil, "of these kinds only: cluster, node, token, herd, apikey, secret, run, slice, dataset")
+	c.Flags().StringSliceVar(&req.Kinds, "kind", nil, "of these kinds only: cluster, node, token, machine, herd, apikey, secret, run, slice, dataset")
 	return c
 }
 
 func eventKinds() []string {
-	return []string{"cluster", "node", "token", "herd", "apikey", "secret", "run", "slice", "dataset"}
+	return []string{"cluster", "node", "token", "machine", "herd", "apikey", "secret", "run", "slice", "dataset"}
 }
 
 func showEvents(c *cobra.Command, api *apiclient.Client, req *v1.WatchEventsRequest) error {

@@ -16,11 +16,12 @@ import (
 
 func newNodeCmd() *cobra.Command {
 	c := &cobra.Command{
-		Use: "node", Short: "See, drain and remove nodes",
-		Example: "  runink node list\n  runink node drain n2 --reason 'new disk'",
+		Use: "node", Short: "See, admit, drain and remove nodes",
+		Example: "  runink node list\n  runink node drain n2 --reason 'new disk'\n  runink node admit 52:54:00:12:34:56 --node n7 --role worker",
 	}
 	addClientFlags(c)
-	c.AddCommand(newNodeListCmd(), newNodeGetCmd(), newNodeDrainCmd(), newNodeResumeCmd(), newNodeLabelCmd(), newNodeRemoveCmd())
+	c.AddCommand(newNodeListCmd(), newNodeGetCmd(), newNodeDrainCmd(), newNodeResumeCmd(), newNodeLabelCmd(), newNodeRemoveCmd(),
+		newNodeMachinesCmd(), newNodeAdmitCmd(), newNodeForgetCmd())
 	return c
 }
 

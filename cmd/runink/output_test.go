@@ -17,7 +17,7 @@ var prose = map[string]bool{
 	"runink fmt": true, "runink logs": true, "runink join": true, "runink artifact get": true,
 	"runink cluster bootstrap": true, "runink cluster remove-member": true, "runink cluster transfer-leadership": true,
 	"runink cluster snapshot": true, "runink cluster restore": true, "runink context add": true, "runink context use": true,
-	"runink node remove": true, "runink herd delete": true, "runink token revoke": true, "runink apikey revoke": true, "runink secret delete": true,
+	"runink node remove": true, "runink node forget": true, "runink netboot": true, "runink herd delete": true, "runink token revoke": true, "runink apikey revoke": true, "runink secret delete": true,
 	"runink server recover-kek": true,
 }
 

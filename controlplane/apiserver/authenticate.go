@@ -188,7 +188,7 @@ func (a *authenticator) still(p Principal) error {
 	if _, known, err := a.lookUp(r, p.asNode()); err != nil && known {
 		return err
 	}
-	if p.Role != Viewer && p.Role != Runner && p.Role != Admin {
+	if p.Role != Viewer && p.Role != Runner && p.Role != Admin && p.Role != NetbootRole {
 		return nil
 	}
 	k, ok, err := identity.ReadKey(r, p.Name)
@@ -241,7 +241,7 @@ func (a *authenticator) apiKey(r identity.Reader, text string) (Principal, bool,
 	if err != nil {
 		return Principal{}, false, err
 	}
-	roles := map[string]Role{"viewer": Viewer, "runner": Runner, "admin": Admin}
+	roles := map[string]Role{"viewer": Viewer, "runner": Runner, "admin": Admin, identity.KeyNetboot: NetbootRole}
 	role, ok := roles[k.Role]
 	if !ok {
 		return Principal{}, true, errs.E(errs.Internal, "authenticate", "API key %s has the role %q", k.ID, k.Role)

@@ -46,6 +46,9 @@ type NodeState interface {
 	Drain(context.Context, *runinkv1.DrainNodeRequest) (*runinkv1.Node, error)
 	Resume(context.Context, *runinkv1.ResumeNodeRequest) (*runinkv1.Node, error)
 	Label(context.Context, *runinkv1.LabelNodeRequest) (*runinkv1.Node, error)
+	// Alive reports whether a node holds a session, or may hold one that this replica, which
+	// began to lead a moment ago, has not seen yet.
+	Alive(node string) bool
 }
 
 // Host is what a service stands on. All methods are safe for concurrent use.

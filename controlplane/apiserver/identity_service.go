@@ -49,6 +49,9 @@ func (i *identityService) CreateKey(ctx context.Context, req *v1.CreateKeyReques
 	if ttl == 0 {
 		ttl = identity.DefaultKeyLife
 	}
+	if p := PrincipalFrom(ctx); req.GetRole() == identity.KeyNetboot && p.Role != OperatorRole {
+		return nil, errs.E(errs.Denied, "create API key", "%s may not make keys of netboot services", p).WithField("role").WithHint("an operator may")
+	}
 	text, id, hash := identity.KeyText(i.s.kek.Derive("API key", PrincipalFrom(ctx).String(), req.GetRequestId()))
 	var k identity.Key
 	if err := i.s.host.Propose(ctx, identity.CmdKeyCreate, identity.Key{

@@ -101,7 +101,7 @@ func (n *nodeService) CreateToken(ctx context.Context, req *v1.CreateTokenReques
 	if t.ID != id {
 		return nil, errs.E(errs.Conflict, op, "the request id was used for something else").WithField("request_id")
 	}
-	line, err := n.commandLine(ctx, t, text)
+	line, err := n.s.commandLine(ctx, t, text)
 	if err != nil {
 		return nil, err
 	}
@@ -109,8 +109,8 @@ func (n *nodeService) CreateToken(ctx context.Context, req *v1.CreateTokenReques
 }
 
 // commandLine is what the new node's kernel is started with.
-func (n *nodeService) commandLine(ctx context.Context, t identity.Token, text string) (string, error) {
-	v, err := n.s.host.Barn.View(ctx, barn.Linearizable)
+func (s *server) commandLine(ctx context.Context, t identity.Token, text string) (string, error) {
+	v, err := s.host.Barn.View(ctx, barn.Linearizable)
 	if err != nil {
 		return "", err
 	}
@@ -142,7 +142,7 @@ func (n *nodeService) commandLine(ctx context.Context, t identity.Token, text st
 	if t.Role != "worker" {
 		parts = append(parts, "runink.operator="+c.Operator)
 	}
-	if ts := n.s.o.Config.TimeScale; ts != 1 {
+	if ts := s.o.Config.TimeScale; ts != 1 {
 		parts = append(parts, fmt.Sprintf("runink.timescale=%g", ts))
 	}
 	return strings.Join(append(parts, "runink.token="+text), " "), nil

@@ -40,6 +40,8 @@ func (s *nodeStateService) Resume(ctx context.Context, req *v1.ResumeNodeRequest
 	return s.p.runs.Drain(ctx, PrincipalFrom(ctx).String(), req.RequestId, req.Name, false, "")
 }
 
+func (s *nodeStateService) Alive(node string) bool { return s.p.runs.Alive(node) }
+
 // labelForm is what a label's key and value may look like.
 var labelForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?$`)
 

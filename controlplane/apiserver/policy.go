@@ -37,7 +37,7 @@ func (r rule) allows(role Role) bool { return slices.Contains(r.allow, role) }
 // everybody, and a test fails if a service of the protocol has such a method.
 func policy() map[string]rule {
 	var (
-		everybody = []Role{Anonymous, Viewer, Runner, Admin, NodeRole, ControlRole, OperatorRole}
+		everybody = []Role{Anonymous, Viewer, Runner, Admin, NodeRole, ControlRole, OperatorRole, NetbootRole}
 		known     = []Role{Viewer, Runner, Admin, NodeRole, ControlRole, OperatorRole}
 		view      = []Role{Viewer, Runner, Admin, OperatorRole}
 		run       = []Role{Runner, Admin, OperatorRole}
@@ -47,6 +47,7 @@ func policy() map[string]rule {
 		machines  = []Role{NodeRole, ControlRole, OperatorRole}
 		control   = []Role{ControlRole}
 		newcomer  = []Role{Anonymous}
+		netboot   = []Role{NetbootRole, OperatorRole}
 		blobIn    = []Role{Runner, Admin, NodeRole, ControlRole, OperatorRole}
 	)
 	return map[string]rule{
@@ -75,6 +76,11 @@ func policy() map[string]rule {
 		v1.NodeService_CreateToken_FullMethodName: {operator, leader, noHerd},
 		v1.NodeService_ListTokens_FullMethodName:  {operator, leader, noHerd},
 		v1.NodeService_RevokeToken_FullMethodName: {operator, leader, noHerd},
+
+		v1.MachineService_List_FullMethodName:   {operator, leader, noHerd},
+		v1.MachineService_Admit_FullMethodName:  {operator, leader, noHerd},
+		v1.MachineService_Forget_FullMethodName: {operator, leader, noHerd},
+		v1.MachineService_Boot_FullMethodName:   {netboot, leader, noHerd},
 
 		v1.HerdService_Put_FullMethodName:    {operator, leader, noHerd},
 		v1.HerdService_Get_FullMethodName:    {known, leader, inHandler},

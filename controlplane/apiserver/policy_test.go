@@ -24,7 +24,7 @@ import (
 
 // may is the expectation, written down a second time and in another form than policy():
 // per RPC the letters of the roles that may call it. a anonymous, v viewer, r runner,
-// m admin, n node, c control node, o operator.
+// m admin, n node, c control node, o operator, b netboot service.
 var may = map[string]string{
 	"BootstrapService/Offer":            "o",
 	"BootstrapService/Bootstrap":        "o",
@@ -35,7 +35,7 @@ var may = map[string]string{
 	"ClusterService/Snapshot":           "o",
 	"ClusterService/Restore":            "o",
 	"ClusterService/RecordRefusal":      "c",
-	"JoinService/Clock":                 "avrmnco",
+	"JoinService/Clock":                 "avrmncob",
 	"JoinService/Join":                  "a",
 	"JoinService/Renew":                 "nc",
 	"NodeService/List":                  "vrmnco",
@@ -47,12 +47,16 @@ var may = map[string]string{
 	"NodeService/CreateToken":           "o",
 	"NodeService/ListTokens":            "o",
 	"NodeService/RevokeToken":           "o",
+	"MachineService/List":               "o",
+	"MachineService/Admit":              "o",
+	"MachineService/Forget":             "o",
+	"MachineService/Boot":               "ob",
 	"HerdService/Put":                   "o",
 	"HerdService/Get":                   "vrmnco",
 	"HerdService/List":                  "vrmnco",
 	"HerdService/Delete":                "o",
-	"IdentityService/WhoAmI":            "avrmnco",
-	"IdentityService/CanI":              "avrmnco",
+	"IdentityService/WhoAmI":            "avrmncob",
+	"IdentityService/CanI":              "avrmncob",
 	"IdentityService/CreateKey":         "mo",
 	"IdentityService/ListKeys":          "mo",
 	"IdentityService/RevokeKey":         "mo",
@@ -82,7 +86,7 @@ var may = map[string]string{
 	"GovernanceService/OpenLineage":     "vrmo",
 }
 
-var letters = map[byte]Role{'a': Anonymous, 'v': Viewer, 'r': Runner, 'm': Admin, 'n': NodeRole, 'c': ControlRole, 'o': OperatorRole}
+var letters = map[byte]Role{'a': Anonymous, 'v': Viewer, 'r': Runner, 'm': Admin, 'n': NodeRole, 'c': ControlRole, 'o': OperatorRole, 'b': NetbootRole}
 
 func short(method string) string { return strings.TrimPrefix(method, "/runink.v1.") }
 
@@ -132,6 +136,11 @@ func (c *testCluster) credentials() map[Role]credential {
 		}
 		out[role] = credential{key: k.GetSecret()}
 	}
+	k, err := v1.NewIdentityServiceClient(op).CreateKey(c.ctx(), &v1.CreateKeyRequest{Role: "netboot"})
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	out[NetbootRole] = credential{key: k.GetSecret()}
 	w := c.joinWorker("w-" + fmt.Sprint(time.Now().UnixNano()))
 	out[NodeRole] = credential{cert: w.NodeDir.TLSCertificate}
 	out[ControlRole] = credential{cert: c.nodes["n1"].nodeDir().TLSCertificate}

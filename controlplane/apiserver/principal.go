@@ -11,7 +11,8 @@ import (
 type Role uint8
 
 // The roles. Viewer, runner and admin are of API keys and hold in the key's herd only.
-// Control is the role of a node that is a control node.
+// Control is the role of a node that is a control node. Netboot is of an API key without a
+// herd: a service that has machines booted from the network.
 const (
 	Anonymous Role = iota
 	Viewer
@@ -20,10 +21,11 @@ const (
 	NodeRole
 	ControlRole
 	OperatorRole
+	NetbootRole
 	roleCount
 )
 
-var roleNames = [...]string{"anonymous", "viewer", "runner", "admin", "node", "control", "operator"}
+var roleNames = [...]string{"anonymous", "viewer", "runner", "admin", "node", "control", "operator", "netboot"}
 
 // String is the role as WhoAmI shows it.
 func (r Role) String() string {
@@ -53,7 +55,7 @@ func (p Principal) String() string {
 		return "operator:" + p.Name
 	case NodeRole, ControlRole:
 		return "node:" + p.Name
-	case Viewer, Runner, Admin:
+	case Viewer, Runner, Admin, NetbootRole:
 		return "key:" + p.Name
 	}
 	return "anonymous"

@@ -55,12 +55,12 @@ func restRules(t *testing.T) map[string]restRule {
 	return out
 }
 
-// internalRPCs are those that only nodes call: they are not of the API over HTTP.
+// internalRPCs are those that only nodes and netboot services call: they are not of the API over HTTP.
 var internalRPCs = map[string]bool{
 	"BootstrapService/Offer": true, "BootstrapService/Bootstrap": true, "ClusterService/RecordRefusal": true,
 	"JoinService/Clock": true, "JoinService/Join": true, "JoinService/Renew": true,
 	"AgentService/Session": true, "AgentService/SliceGrant": true, "AgentService/PushLog": true,
-	"ArtifactService/Replicate": true,
+	"ArtifactService/Replicate": true, "MachineService/Boot": true,
 }
 
 // TestEveryRPCIsMappedOrInternal fails when the protocol grows an RPC that nobody decided

@@ -369,6 +369,7 @@ func (s *server) register(gs *grpc.Server) error {
 	v1.RegisterClusterServiceServer(gs, &clusterService{s: s, nodes: nodes})
 	v1.RegisterJoinServiceServer(gs, &joinService{s: s, limit: newLimiter(2, 20)})
 	v1.RegisterNodeServiceServer(gs, &nodeService{s: s, state: nodes})
+	v1.RegisterMachineServiceServer(gs, &machineService{s: s, nodes: nodes, limit: newLimiter(1, 32)})
 	v1.RegisterHerdServiceServer(gs, &herdService{h: s.host, used: used})
 	v1.RegisterIdentityServiceServer(gs, &identityService{s: s})
 	v1.RegisterSecretServiceServer(gs, &secretService{h: s.host})

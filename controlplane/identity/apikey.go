@@ -14,11 +14,17 @@ const (
 	MaxKeyLife     = 366 * 24 * time.Hour
 )
 
+// KeyNetboot is the role of a netboot service: it may have machines booted, and nothing else.
+const KeyNetboot = "netboot"
+
 // keyCreate records an API key, and forgets those that ended more than 30 days ago.
 func keyCreate(tx *barn.Tx, m barn.Meta, p Key) (Key, error) {
 	const op = "create API key"
 	tx.Audit(map[string]string{"key": p.ID, "herd": p.Herd, "role": p.Role, "name": p.Name})
-	if _, ok := tx.Get(herdPrefix + p.Herd); !ok {
+	if err := p.checkHerd(op); err != nil {
+		return p, err
+	}
+	if _, ok := tx.Get(herdPrefix + p.Herd); !ok && p.Herd != "" {
 		return p, noHerd(op, p.Herd)
 	}
 	if _, ok := tx.Get(keyPrefix + p.ID); ok {
@@ -38,6 +44,17 @@ func keyCreate(tx *barn.Tx, m barn.Meta, p Key) (Key, error) {
 		}
 	}
 	return p, put(tx, keyPrefix+p.ID, p)
+}
+
+// checkHerd insists on a herd where the key's role holds in one.
+func (k Key) checkHerd(op string) error {
+	switch {
+	case k.Role == KeyNetboot && k.Herd != "":
+		return errs.E(errs.Invalid, op, "the key of a netboot service is of no herd").WithField("herd").WithHint("leave it out")
+	case k.Role != KeyNetboot && k.Herd == "":
+		return errs.E(errs.Invalid, op, "it is missing").WithField("herd").WithHint("name the herd that the key is of")
+	}
+	return nil
 }
 
 // KeyRevoke is the payload of CmdKeyRevoke. Herd, if set, is the only one the caller may

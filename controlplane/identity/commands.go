@@ -9,20 +9,24 @@ import (
 
 // Kinds of commands, as in barn.Command.Kind. All are of version 1.
 const (
-	CmdFound        = "identity.found"
-	CmdJoin         = "identity.join"
-	CmdNodeUpdate   = "identity.node_update"
-	CmdNodeRemove   = "identity.node_remove"
-	CmdMemberRemove = "identity.member_remove"
-	CmdTokenCreate  = "identity.token_create"
-	CmdTokenRevoke  = "identity.token_revoke"
-	CmdHerdPut      = "identity.herd_put"
-	CmdHerdDelete   = "identity.herd_delete"
-	CmdKeyCreate    = "identity.key_create"
-	CmdKeyRevoke    = "identity.key_revoke"
-	CmdRefused      = "identity.refused"
-	CmdRestored     = "identity.restored"
-	CmdLeadership   = "identity.leadership"
+	CmdFound         = "identity.found"
+	CmdJoin          = "identity.join"
+	CmdNodeUpdate    = "identity.node_update"
+	CmdNodeRemove    = "identity.node_remove"
+	CmdMemberRemove  = "identity.member_remove"
+	CmdTokenCreate   = "identity.token_create"
+	CmdTokenRevoke   = "identity.token_revoke"
+	CmdMachineSeen   = "identity.machine_seen"
+	CmdMachineAdmit  = "identity.machine_admit"
+	CmdMachineForget = "identity.machine_forget"
+	CmdMachineBoot   = "identity.machine_boot"
+	CmdHerdPut       = "identity.herd_put"
+	CmdHerdDelete    = "identity.herd_delete"
+	CmdKeyCreate     = "identity.key_create"
+	CmdKeyRevoke     = "identity.key_revoke"
+	CmdRefused       = "identity.refused"
+	CmdRestored      = "identity.restored"
+	CmdLeadership    = "identity.leadership"
 )
 
 // Options is what the handlers need of other owners of state.
@@ -43,6 +47,10 @@ func Register(reg *barn.Registry, o Options) {
 	reg.Handle(CmdMemberRemove, 1, handler(memberRemove))
 	reg.Handle(CmdTokenCreate, 1, handler(tokenCreate))
 	reg.Handle(CmdTokenRevoke, 1, handler(tokenRevoke))
+	reg.Handle(CmdMachineSeen, 1, handler(machineSeen))
+	reg.Handle(CmdMachineAdmit, 1, handler(machineAdmit))
+	reg.Handle(CmdMachineForget, 1, handler(machineForget))
+	reg.Handle(CmdMachineBoot, 1, handler(machineBoot))
 	reg.Handle(CmdHerdPut, 1, handler(herdPut))
 	reg.Handle(CmdHerdDelete, 1, handler(o.herdDelete))
 	reg.Handle(CmdKeyCreate, 1, handler(keyCreate))

@@ -44,6 +44,22 @@ func Event(e barn.Event) (*apiv1.Event, error) {
 		}
 		out.Message = "for node " + t.Node + " as " + t.Role
 		return out, err
+	case strings.HasPrefix(key, machinePrefix), strings.HasPrefix(key, pendingPrefix):
+		id, pending, _ := machineOfKey(key)
+		mc, err := valueOf[Machine](e)
+		out := &apiv1.Event{Kind: "machine", Name: id, State: "admitted", Message: "as node " + mc.Node}
+		if pending {
+			out.State, out.Message = "pending", ""
+		}
+		switch {
+		case e.Deleted && pending:
+			return nil, nil // admitted, which is an event of its own, or gone
+		case e.Deleted:
+			out.State, out.Message = "forgotten", ""
+		case !pending && e.Value.Created != e.Value.Rev:
+			out.State = "boots"
+		}
+		return out, err
 	case strings.HasPrefix(key, keyPrefix):
 		k, err := valueOf[Key](e)
 		out := &apiv1.Event{Kind: "apikey", Name: strings.TrimPrefix(key, keyPrefix), Herd: k.Herd, State: madeOr(e, "made"), Message: k.Role}

@@ -60,7 +60,8 @@ type NodeRemove struct {
 	Name string `json:"name"`
 }
 
-// nodeRemove forgets a node and revokes its key. The leader's membership loop then takes a
+// nodeRemove forgets a node, with the record of the machine that boots as it, and revokes its
+// key. The leader's membership loop then takes a
 // control node out of the Raft group.
 func (o Options) nodeRemove(tx *barn.Tx, m barn.Meta, p NodeRemove) (Node, error) {
 	tx.Audit(map[string]string{"node": p.Name})
@@ -77,6 +78,10 @@ func (o Options) nodeRemove(tx *barn.Tx, m barn.Meta, p NodeRemove) (Node, error
 		}
 	}
 	if err := revoke(tx, m, n, "removed by "+m.Principal); err != nil {
+		return n, err
+	}
+	// A machine that boots from the network would be back with its next boot.
+	if err := forgetMachinesOf(tx, n.Name); err != nil {
 		return n, err
 	}
 	tx.Delete(nodePrefix + n.Name)

@@ -25,6 +25,9 @@ const (
 	herdPrefix  = "/herds/"
 	tokenPrefix = "/tokens/"
 	keyPrefix   = "/keys/"
+
+	machinePrefix = "/machines/"
+	pendingPrefix = "/pending/"
 )
 
 // Cluster is what is true of the whole cluster since its founding.
@@ -101,6 +104,7 @@ type Token struct {
 	Used    time.Time `json:"used,omitzero"`
 	UsedBy  string    `json:"used_by,omitempty"` // fingerprint of the admitted key
 	Revoked bool      `json:"revoked,omitempty"`
+	Machine string    `json:"machine,omitempty"` // id of the record it was minted for
 }
 
 // State is unused, used, expired or revoked at a time.
@@ -116,12 +120,12 @@ func (t Token) State(now time.Time) string {
 	return "unused"
 }
 
-// Key is an API key of one herd. Its text is "rk_<id>_<secret>" and is not stored.
+// Key is an API key of one herd, or of a netboot service, which has none. Its text is "rk_<id>_<secret>" and is not stored.
 type Key struct {
 	ID      string    `json:"id"`
 	Hash    []byte    `json:"hash"` // SHA-256 of the secret
 	Herd    string    `json:"herd"`
-	Role    string    `json:"role"` // viewer, runner, admin
+	Role    string    `json:"role"` // viewer, runner, admin, netboot
 	Name    string    `json:"name,omitempty"`
 	By      string    `json:"by"`
 	Created time.Time `json:"created"`

@@ -128,6 +128,9 @@ func join(tx *barn.Tx, m barn.Meta, p Join) (Node, error) {
 	if !ok || subtle.ConstantTimeCompare(t.Hash, p.TokenHash) != 1 {
 		return Node{}, errs.E(errs.Denied, op, "the token is not known to this cluster").WithField("token").WithHint("%s", fresh)
 	}
+	if t.Machine != "" { // which one it was minted for, whoever presents it
+		tx.Audit(map[string]string{"machine": t.Machine})
+	}
 	if t.Node != p.Node.Name {
 		return Node{}, errs.E(errs.Denied, op, "the token is for node %q, and this is %q", t.Node, p.Node.Name).WithField("node").WithHint("%s", fresh)
 	}

@@ -17,6 +17,7 @@ const keepBoots = 8
 type nodeHello struct {
 	Node        string              `json:"node"`
 	Boot        string              `json:"boot"`
+	Key         string              `json:"key,omitempty"` // fingerprint, as admitted
 	Version     string              `json:"version,omitempty"`
 	Image       string              `json:"image,omitempty"`
 	Capacity    scheduler.Resources `json:"capacity"`
@@ -35,7 +36,8 @@ type attemptKey struct {
 }
 
 // nodeSession records a new session. A boot id that is new proves that nothing of an
-// earlier boot runs; in the same boot, an attempt that ran and that the keeper does not
+// earlier boot runs, for the leader let the session in only if that boot was the same
+// machine's or its lease has run out (leases.watch); in the same boot, an attempt that ran and that the keeper does not
 // know any more is over, too.
 func (h Hooks) nodeSession(tx *barn.Tx, m barn.Meta, p nodeHello) (none, error) {
 	const op = "open session"
@@ -60,6 +62,7 @@ func (h Hooks) nodeSession(tx *barn.Tx, m barn.Meta, p nodeHello) (none, error) 
 		}
 		ns.Boot = p.Boot
 	}
+	ns.Key = p.Key
 	if newBoot || ns.State != NodeReady {
 		ns.State, ns.Reason, ns.Changed = NodeJoining, "", m.Time
 	}

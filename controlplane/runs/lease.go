@@ -47,25 +47,56 @@ type leases struct {
 
 type lease struct {
 	boot  string
+	key   string // fingerprint of the node's in that boot; "": not known
 	since time.Duration
 	given bool // up; until forget
+	// awaited: it comes from the leadership before, and its node has not been heard yet.
+	awaited bool
 }
 
 func newLeases(t Timing) *leases { return &leases{timing: t, nodes: map[string]*lease{}} }
 
-// watch begins the lease of a node that may run something: at the barrier of a new
-// leadership, or when a session is accepted.
-//
-// Errors: errs.Unavailable while the node is being given up; the session is tried again
-// when that is recorded.
-func (l *leases) watch(node, boot string, now time.Duration) error {
+// begin begins the lease of a node that may run something, at the barrier of a new
+// leadership.
+func (l *leases) begin(node, boot, key string, now time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n := l.nodes[node]; n != nil && n.given {
-		return errs.E(errs.Unavailable, "open session", "node %s is being given up for lost", node).WithHint("try again")
+	l.nodes[node] = &lease{boot: boot, key: key, since: now, awaited: true}
+}
+
+// watch begins the lease of a node when a session is accepted. busy: slices are placed there.
+//
+// A boot id that is new says that an earlier boot is over, if it is the same machine's. Who
+// comes with another key may be another machine, that was given the name while the first one
+// lives: a token was used elsewhere, a diskless machine was replaced. The first one's key is
+// revoked by then, so its lease is renewed no more; what is placed there is given up when it
+// has run out, as of a node that was lost, and only then is there another holder of the name.
+//
+// Errors: errs.Unavailable while the node is being given up, or another machine's lease runs;
+// the session is tried again when that is recorded.
+func (l *leases) watch(node, boot, key string, busy bool, now time.Duration) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if n := l.nodes[node]; n != nil {
+		if n.given {
+			return errs.E(errs.Unavailable, "open session", "node %s is being given up for lost", node).WithHint("try again")
+		}
+		if busy && n.boot != boot && n.key != "" && n.key != key {
+			return errs.E(errs.Unavailable, "open session", "slices of the machine that was node %s before may run for %s yet", node,
+				(l.timing.LostAfter() - (now - n.since)).Round(time.Millisecond)).WithHint("try again")
+		}
 	}
-	l.nodes[node] = &lease{boot: boot, since: now}
+	l.nodes[node] = &lease{boot: boot, key: key, since: now}
 	return nil
+}
+
+// awaited reports whether a node held a lease of the leadership before, which has not run
+// out, and has not been heard since.
+func (l *leases) awaited(node string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := l.nodes[node]
+	return n != nil && n.awaited && !n.given
 }
 
 // renew counts a heartbeat received at recv, after a leadership check that began later

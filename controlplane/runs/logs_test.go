@@ -140,7 +140,7 @@ func TestLogWaitsForItsNode(t *testing.T) {
 		read <- err
 	}
 	for _, node := range []string{"n1", "n2"} {
-		if err := tm.leases.watch(node, "boot", 0); err != nil {
+		if err := tm.leases.watch(node, "boot", "key", false, 0); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -153,7 +153,7 @@ func TestLogWaitsForItsNode(t *testing.T) {
 	}
 
 	tm.leases.forget("n1")
-	if err := tm.leases.watch("n1", "boot", 0); err != nil {
+	if err := tm.leases.watch("n1", "boot", "key", false, 0); err != nil {
 		t.Fatal(err)
 	}
 	go ask("n1")

@@ -72,6 +72,30 @@ func (m *Manager) node(r Reader, mem Member) (*apiv1.Node, error) {
 	return n, nil
 }
 
+// Alive reports whether a node holds a session. Where that is not known it counts as alive:
+// while this replica begins to lead, and for a lease from then on, if the node may still come
+// back to it.
+func (m *Manager) Alive(node string) bool {
+	t, err := m.leading("ask for a node's session")
+	if err != nil {
+		return true
+	}
+	return t.session(node) != nil || t.leases.awaited(node)
+}
+
+// tenant is the key that a node was last admitted with, and whether slices are placed on it.
+func (m *Manager) tenant(r Reader, node string) (key string, busy bool, err error) {
+	mem, ok, err := m.cfg.Directory.Node(r, node)
+	if err != nil {
+		return "", false, err
+	}
+	if !ok {
+		return "", false, errs.E(errs.Denied, "open session", "node %s is not admitted", node).WithField("node").WithHint("join it again with a new token")
+	}
+	busy, err = hasSlices(r, node)
+	return mem.Fingerprint, busy, err
+}
+
 func hasSlices(r Reader, node string) (bool, error) {
 	busy := false
 	err := each(r, placedPrefix+node+"/", func(string, Placed) error { busy = true; return nil })

@@ -129,11 +129,19 @@ func (m *Manager) Session(stream AgentStream, node string) error {
 // open makes the session known: to the lease table first, so that the node is watched from
 // the moment it may be given something, then to Barn.
 func (s *session) open(ctx context.Context, hello *apiv1.Hello) error {
-	if err := s.t.leases.watch(s.node, s.boot, s.t.m.cfg.Clock.Now()); err != nil {
+	v, err := s.t.m.stale(ctx)
+	if err != nil {
+		return err
+	}
+	key, busy, err := s.t.m.tenant(v, s.node)
+	if err != nil {
+		return err
+	}
+	if err := s.t.leases.watch(s.node, s.boot, key, busy, s.t.m.cfg.Clock.Now()); err != nil {
 		return err
 	}
 	p := nodeHello{
-		Node: s.node, Boot: s.boot, Version: hello.Version, Image: hello.ImageDigest,
+		Node: s.node, Boot: s.boot, Key: key, Version: hello.Version, Image: hello.ImageDigest,
 		Capacity: fromResources(hello.Capacity), Labels: hello.Labels, NotEnforced: hello.NotEnforced,
 		Addresses: hello.Addresses, WireGuard: hello.WireguardKey,
 	}

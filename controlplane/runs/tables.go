@@ -319,6 +319,7 @@ type NodeState struct {
 	State       string              `json:"state"`
 	Reason      string              `json:"reason,omitempty"` // of unhealthy and lost
 	Boot        string              `json:"boot,omitempty"`
+	Key         string              `json:"key,omitempty"`  // fingerprint of the key that Boot's session was held with
 	Past        []string            `json:"past,omitempty"` // boots before, newest first
 	Version     string              `json:"version,omitempty"`
 	Image       string              `json:"image,omitempty"`

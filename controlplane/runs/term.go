@@ -76,7 +76,8 @@ func (t *term) watchNodes(v barn.View, now time.Duration) error {
 		if ns.Boot == "" || ns.State == NodeLost && !busy {
 			return nil
 		}
-		return t.leases.watch(name, ns.Boot, now)
+		t.leases.begin(name, ns.Boot, ns.Key, now)
+		return nil
 	})
 }
 

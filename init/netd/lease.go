@@ -93,6 +93,27 @@ func readLease(ack *dhcpv4.DHCPv4, now time.Time) (*lease, error) {
 	return l, nil
 }
 
+// checkOffer refuses an offer whose lease could only be refused. What an offer leaves out, as
+// some servers do, is left to the acknowledgement.
+func checkOffer(offer *dhcpv4.DHCPv4) error {
+	const op = "read DHCP offer"
+	if _, ok := unicast4(offer.YourIPAddr); !ok {
+		return errs.E(errs.Invalid, op, "%s is no address of a host", offer.YourIPAddr)
+	}
+	if _, ok := unicast4(offer.ServerIdentifier()); !ok {
+		return errs.E(errs.Invalid, op, "the server does not say who it is")
+	}
+	if offer.Options.Has(dhcpv4.OptionSubnetMask) {
+		if ones, bits := offer.SubnetMask().Size(); bits != 32 || ones == 0 {
+			return errs.E(errs.Invalid, op, "the subnet mask %s is unusable", offer.SubnetMask())
+		}
+	}
+	if offer.Options.Has(dhcpv4.OptionIPAddressLeaseTime) && offer.IPAddressLeaseTime(0) <= 0 {
+		return errs.E(errs.Invalid, op, "it has no lease time")
+	}
+	return nil
+}
+
 func readRoute(r *dhcpv4.Route) (route, bool) {
 	if r == nil || r.Dest == nil {
 		return route{}, false

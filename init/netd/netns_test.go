@@ -125,9 +125,9 @@ func newLAN(t *testing.T) *lan {
 }
 
 func (l *lan) serve(conn net.PacketConn, from net.Addr, req *dhcpv4.DHCPv4) {
-	how := "broadcast"
+	how, to := "broadcast", &net.UDPAddr{IP: net.IPv4bcast, Port: 68}
 	if ip := from.(*net.UDPAddr).IP; !ip.IsUnspecified() && req.ClientIPAddr.Equal(ip) {
-		how = "unicast"
+		how, to = "unicast", from.(*net.UDPAddr) // RFC 2131, 4.1: who has an address gets it there
 	}
 	kind := dhcpv4.MessageTypeOffer
 	if req.MessageType() == dhcpv4.MessageTypeRequest {
@@ -154,7 +154,7 @@ func (l *lan) serve(conn net.PacketConn, from net.Addr, req *dhcpv4.DHCPv4) {
 	if reply == nil {
 		return
 	}
-	if _, err := conn.WriteTo(reply.ToBytes(), &net.UDPAddr{IP: net.IPv4bcast, Port: 68}); err != nil && !errors.Is(err, unix.ENETDOWN) {
+	if _, err := conn.WriteTo(reply.ToBytes(), to); err != nil && !errors.Is(err, unix.ENETDOWN) {
 		l.t.Errorf("DHCP answer: %v", err)
 	}
 }

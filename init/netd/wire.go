@@ -45,40 +45,73 @@ func (w *wire) wanted() []dhcpv4.Modifier {
 	return mods
 }
 
-// Discover implements asker: DISCOVER, OFFER, REQUEST, ACK.
+// Discover implements asker: DISCOVER, OFFER, REQUEST, ACK. An offer that no host could use
+// (a server that lies, or one that is no server of addresses) is passed over for the next
+// one's: the first to answer must not keep the others out.
 func (w *wire) Discover(ctx context.Context) (*lease, error) {
 	c, err := nclient4.New(w.nic, w.options()...)
 	if err != nil {
 		return nil, errs.E(errs.Unavailable, "open DHCP socket", "%w", err)
 	}
 	defer c.Close()
-	l, err := c.Request(ctx, w.wanted()...)
+	msg, err := dhcpv4.NewDiscovery(w.mac, w.wanted()...)
+	if err != nil {
+		return nil, errs.E(errs.Internal, "make DHCP request", "%w", err)
+	}
+	var passed error
+	offer, err := c.SendAndRead(ctx, nclient4.DefaultServers, msg, func(m *dhcpv4.DHCPv4) bool {
+		if m.MessageType() != dhcpv4.MessageTypeOffer {
+			return false
+		}
+		if err := checkOffer(m); err != nil {
+			passed = err
+			return false
+		}
+		return true
+	})
+	if err != nil && passed != nil && ctx.Err() == nil {
+		return nil, errs.E(errs.Unavailable, "ask for an address", "only offers that are of no use came: %w", passed)
+	}
 	if err != nil {
 		return nil, err
 	}
-	return readLease(l.ACK, time.Now())
+	l, err := c.RequestFromOffer(ctx, offer, w.wanted()...)
+	if err != nil {
+		return nil, err
+	}
+	return sameAddress(l.ACK, offer.YourIPAddr)
+}
+
+// sameAddress reads a lease of the address that was asked for. A server that gives another
+// one is not the one that was asked.
+func sameAddress(ack *dhcpv4.DHCPv4, asked net.IP) (*lease, error) {
+	if !ack.YourIPAddr.Equal(asked) {
+		return nil, errs.E(errs.Invalid, "read DHCP lease", "%s was asked for, and %s given", asked, ack.YourIPAddr)
+	}
+	return readLease(ack, time.Now())
 }
 
 // Confirm implements asker: REQUEST with the address as an option, to everyone.
 func (w *wire) Confirm(ctx context.Context, l *lease) (*lease, error) {
-	return w.broadcast(ctx, dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(l.addr.Addr().AsSlice())))
+	return w.broadcast(ctx, l, dhcpv4.WithOption(dhcpv4.OptRequestedIPAddress(l.addr.Addr().AsSlice())))
 }
 
 // Rebind implements asker: REQUEST from the address, to everyone.
 func (w *wire) Rebind(ctx context.Context, l *lease) (*lease, error) {
-	return w.broadcast(ctx, dhcpv4.WithClientIP(l.addr.Addr().AsSlice()))
+	return w.broadcast(ctx, l, dhcpv4.WithClientIP(l.addr.Addr().AsSlice()))
 }
 
-func (w *wire) broadcast(ctx context.Context, who dhcpv4.Modifier) (*lease, error) {
+func (w *wire) broadcast(ctx context.Context, l *lease, who dhcpv4.Modifier) (*lease, error) {
 	c, err := nclient4.New(w.nic, w.options()...)
 	if err != nil {
 		return nil, errs.E(errs.Unavailable, "open DHCP socket", "%w", err)
 	}
 	defer c.Close()
-	return w.request(ctx, c, nclient4.DefaultServers, who)
+	return w.request(ctx, c, nclient4.DefaultServers, l, nil, who)
 }
 
-// Renew implements asker: REQUEST from the address to the server that gave it.
+// Renew implements asker: REQUEST from the address to the server that gave it. What another
+// one says is not listened to, a no least of all.
 func (w *wire) Renew(ctx context.Context, l *lease) (*lease, error) {
 	own := l.addr.Addr().AsSlice()
 	server := &net.UDPAddr{IP: l.server.AsSlice(), Port: nclient4.ServerPort}
@@ -88,21 +121,26 @@ func (w *wire) Renew(ctx context.Context, l *lease) (*lease, error) {
 		return nil, errs.E(errs.Unavailable, "open DHCP socket", "%w", err)
 	}
 	defer c.Close()
-	return w.request(ctx, c, server, dhcpv4.WithClientIP(own))
+	return w.request(ctx, c, server, l, server.IP, dhcpv4.WithClientIP(own))
 }
 
-func (w *wire) request(ctx context.Context, c *nclient4.Client, to *net.UDPAddr, who dhcpv4.Modifier) (*lease, error) {
+// request asks for l's address again, and hears of only, or of anybody if that is nil.
+func (w *wire) request(ctx context.Context, c *nclient4.Client, to *net.UDPAddr, l *lease, only net.IP, who dhcpv4.Modifier) (*lease, error) {
 	mods := append(w.wanted(), dhcpv4.WithHwAddr(w.mac), dhcpv4.WithMessageType(dhcpv4.MessageTypeRequest), who)
 	msg, err := dhcpv4.New(mods...)
 	if err != nil {
 		return nil, errs.E(errs.Internal, "make DHCP request", "%w", err)
 	}
-	answer, err := c.SendAndRead(ctx, to, msg, nclient4.IsMessageType(dhcpv4.MessageTypeAck, dhcpv4.MessageTypeNak))
+	heard := nclient4.IsMessageType(dhcpv4.MessageTypeAck, dhcpv4.MessageTypeNak)
+	if only != nil {
+		heard = nclient4.IsAll(heard, nclient4.IsCorrectServer(only))
+	}
+	answer, err := c.SendAndRead(ctx, to, msg, heard)
 	if err != nil {
 		return nil, err
 	}
 	if answer.MessageType() == dhcpv4.MessageTypeNak {
 		return nil, errNak
 	}
-	return readLease(answer, time.Now())
+	return sameAddress(answer, l.addr.Addr().AsSlice())
 }

@@ -259,12 +259,12 @@ var File_runink_v1_event_proto protoreflect.FileDescriptor
 
 const file_runink_v1_event_proto_rawDesc = "" +
 	"\n" +
-	"\x15runink/v1/event.proto\x12\trunink.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xec\x01\n" +
+	"\x15runink/v1/event.proto\x12\trunink.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf5\x01\n" +
 	"\x12WatchEventsRequest\x12E\n" +
 	"\x05since\x18\x01 \x01(\tB/\xbaH,r*2(^(|now|oldest|[0-9]{1,20}\\.[0-9]{1,10})$R\x05since\x12\x16\n" +
 	"\x06follow\x18\x02 \x01(\bR\x06follow\x12\x12\n" +
-	"\x04herd\x18\x03 \x01(\tR\x04herd\x12c\n" +
-	"\x05kinds\x18\x04 \x03(\tBM\xbaHJ\x92\x01G\x10\x10\"CrAR\aclusterR\x04nodeR\x05tokenR\x04herdR\x06apikeyR\x06secretR\x03runR\x05sliceR\adatasetR\x05kinds\"W\n" +
+	"\x04herd\x18\x03 \x01(\tR\x04herd\x12l\n" +
+	"\x05kinds\x18\x04 \x03(\tBV\xbaHS\x92\x01P\x10\x10\"LrJR\aclusterR\x04nodeR\x05tokenR\amachineR\x04herdR\x06apikeyR\x06secretR\x03runR\x05sliceR\adatasetR\x05kinds\"W\n" +
 	"\x13WatchEventsResponse\x12\x16\n" +
 	"\x06cursor\x18\x01 \x01(\tR\x06cursor\x12(\n" +
 	"\x06events\x18\x02 \x03(\v2\x10.runink.v1.EventR\x06events\"\xf3\x01\n" +

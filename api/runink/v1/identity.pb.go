@@ -397,7 +397,7 @@ func (*WhoAmIRequest) Descriptor() ([]byte, []int) {
 type WhoAmIResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Principal     string                 `protobuf:"bytes,1,opt,name=principal,proto3" json:"principal,omitempty"` // operator:<name>, node:<name>, key:<id>
-	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`           // operator node admin runner viewer
+	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"`           // operator node admin runner viewer netboot
 	Herd          string                 `protobuf:"bytes,3,opt,name=herd,proto3" json:"herd,omitempty"`           // of an API key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -654,7 +654,7 @@ type CreateKeyRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The same id has the same answer, and no second effect.
 	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Herd          string `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`                                // all that the key will reach
+	Herd          string `protobuf:"bytes,2,opt,name=herd,proto3" json:"herd,omitempty"`                                // all that the key will reach; of a netboot service's key, and only of that, none
 	Role          string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`                                // what the key may do
 	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`                                // for people
 	TtlSeconds    int64  `protobuf:"varint,5,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"` // 0: 30 days
@@ -1528,9 +1528,9 @@ const file_runink_v1_identity_proto_rawDesc = "" +
 	"\arevoked\x18\a \x01(\bR\arevoked\"\xcc\x01\n" +
 	"\x10CreateKeyRequest\x12&\n" +
 	"\n" +
-	"request_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\bR\trequestId\x12\x1b\n" +
-	"\x04herd\x18\x02 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x04herd\x120\n" +
-	"\x04role\x18\x03 \x01(\tB\x1c\xbaH\x19r\x17R\x06viewerR\x06runnerR\x05adminR\x04role\x12\x12\n" +
+	"request_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\bR\trequestId\x12\x12\n" +
+	"\x04herd\x18\x02 \x01(\tR\x04herd\x129\n" +
+	"\x04role\x18\x03 \x01(\tB%\xbaH\"r R\x06viewerR\x06runnerR\x05adminR\anetbootR\x04role\x12\x12\n" +
 	"\x04name\x18\x04 \x01(\tR\x04name\x12-\n" +
 	"\vttl_seconds\x18\x05 \x01(\x03B\f\xbaH\t\"\a\x18\x80\x8a\x8a\x0f(\x00R\n" +
 	"ttlSeconds\"M\n" +

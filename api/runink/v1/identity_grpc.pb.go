@@ -264,7 +264,7 @@ type IdentityServiceClient interface {
 	WhoAmI(ctx context.Context, in *WhoAmIRequest, opts ...grpc.CallOption) (*WhoAmIResponse, error)
 	// CanI says whether the caller may call a method.
 	CanI(ctx context.Context, in *CanIRequest, opts ...grpc.CallOption) (*CanIResponse, error)
-	// CreateKey mints an API key of one herd. Its text is returned once.
+	// CreateKey mints an API key of one herd, or of a netboot service. Its text is returned once.
 	CreateKey(ctx context.Context, in *CreateKeyRequest, opts ...grpc.CallOption) (*CreateKeyResponse, error)
 	// ListKeys lists API keys, without their text.
 	ListKeys(ctx context.Context, in *ListKeysRequest, opts ...grpc.CallOption) (*ListKeysResponse, error)
@@ -340,7 +340,7 @@ type IdentityServiceServer interface {
 	WhoAmI(context.Context, *WhoAmIRequest) (*WhoAmIResponse, error)
 	// CanI says whether the caller may call a method.
 	CanI(context.Context, *CanIRequest) (*CanIResponse, error)
-	// CreateKey mints an API key of one herd. Its text is returned once.
+	// CreateKey mints an API key of one herd, or of a netboot service. Its text is returned once.
 	CreateKey(context.Context, *CreateKeyRequest) (*CreateKeyResponse, error)
 	// ListKeys lists API keys, without their text.
 	ListKeys(context.Context, *ListKeysRequest) (*ListKeysResponse, error)

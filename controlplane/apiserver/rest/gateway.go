@@ -58,7 +58,7 @@ func New(ctx context.Context, cc *grpc.ClientConn, l Limits, log *slog.Logger) (
 	}
 	g.mux = runtime.NewServeMux(opts...)
 	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
-		v1.RegisterClusterServiceHandler, v1.RegisterNodeServiceHandler, v1.RegisterHerdServiceHandler,
+		v1.RegisterClusterServiceHandler, v1.RegisterNodeServiceHandler, v1.RegisterMachineServiceHandler, v1.RegisterHerdServiceHandler,
 		v1.RegisterIdentityServiceHandler, v1.RegisterSecretServiceHandler, v1.RegisterAuditServiceHandler,
 		v1.RegisterRunServiceHandler, v1.RegisterArtifactServiceHandler, v1.RegisterGovernanceServiceHandler,
 		v1.RegisterEventServiceHandler, v1.RegisterSchedulerServiceHandler,

@@ -1,0 +1,176 @@
+package netboot
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/runink/runink/internal/errs"
+)
+
+// Files of an image, as the image builder writes them.
+const (
+	sumsFile      = "SHA256SUMS"
+	kernelFile    = "vmlinuz"
+	initramfsFile = "initramfs.cpio.zst"
+)
+
+// Bounds on what is kept of images that were replaced.
+const (
+	keepFor    = time.Hour // after a machine was last told of them
+	keepImages = 4         // in all
+)
+
+// Blob is a file of an image, in memory.
+type Blob struct {
+	Name   string
+	Digest string // SHA-256, hexadecimal
+	Data   []byte // never written to
+}
+
+// Image is what a machine boots.
+type Image struct {
+	Kernel, Initramfs *Blob
+}
+
+// images serves a folder's image and those it had before. Safe for concurrent use.
+type images struct {
+	dir string
+	log *slog.Logger
+	now func() time.Time
+
+	mu    sync.Mutex
+	seen  string // the folder's state that was last looked at
+	known []*known
+}
+
+// known is an image that may be asked for; the first is the present one.
+type known struct {
+	Image
+	told time.Time // when a machine was last told of it, or read of it
+	uses int       // transfers under way
+}
+
+// openImages reads the image of a folder.
+//
+// Errors: NotFound, or Corrupt if a file is not what SHA256SUMS says.
+func openImages(dir string, log *slog.Logger) (*images, error) {
+	i := &images{dir: dir, log: log, now: time.Now}
+	state, err := i.state()
+	if err != nil {
+		return nil, err
+	}
+	img, err := readImage(dir)
+	if err != nil {
+		return nil, err
+	}
+	i.seen, i.known = state, []*known{{Image: img, told: i.now()}}
+	return i, nil
+}
+
+// state changes whenever the folder holds another build: the builder writes the sums last,
+// as a new file.
+func (i *images) state() (string, error) {
+	data, err := os.ReadFile(filepath.Join(i.dir, sumsFile))
+	if err != nil {
+		return "", noImage(err)
+	}
+	return string(data), nil
+}
+
+func noImage(err error) error {
+	return errs.E(errs.NotFound, "read image", "%w", err).WithField("--image").WithHint("build one: make metal (or make image, for virtual machines)")
+}
+
+// readImage reads kernel and initramfs and compares them with the sums.
+func readImage(dir string) (Image, error) {
+	const op = "read image"
+	var img Image
+	sums, err := os.ReadFile(filepath.Join(dir, sumsFile))
+	if err != nil {
+		return img, noImage(err)
+	}
+	want := map[string]string{}
+	for line := range strings.Lines(string(sums)) {
+		sum, name, _ := strings.Cut(strings.TrimSpace(line), "  ")
+		want[name] = sum
+	}
+	for _, f := range []struct {
+		name string
+		blob **Blob
+	}{{kernelFile, &img.Kernel}, {initramfsFile, &img.Initramfs}} {
+		data, err := os.ReadFile(filepath.Join(dir, f.name))
+		if err != nil {
+			return img, noImage(err)
+		}
+		sum := sha256.Sum256(data)
+		b := &Blob{Name: f.name, Digest: hex.EncodeToString(sum[:]), Data: data}
+		if want[f.name] != b.Digest {
+			return img, errs.E(errs.Corrupt, op, "%s has sha256 %s, and %s says %q", f.name, b.Digest, sumsFile, want[f.name]).
+				WithField("--image").WithHint("build the image again")
+		}
+		*f.blob = b
+	}
+	return img, nil
+}
+
+// current returns the folder's image, a new one if it was built since. While the folder
+// holds none that is whole, the one before stays; that is logged, once for each change.
+func (i *images) current() Image {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	state, err := i.state()
+	if err == nil && state != i.seen {
+		var img Image
+		if img, err = readImage(i.dir); err == nil {
+			i.seen = state
+			i.add(img)
+		}
+	}
+	if err != nil {
+		i.log.Warn("the image folder holds no whole image; the one before is served", "folder", i.dir, "err", err)
+	}
+	i.known[0].told = i.now()
+	return i.known[0].Image
+}
+
+// add puts an image first and forgets those that nobody uses.
+func (i *images) add(img Image) {
+	i.log.Info("another image", "kernel", img.Kernel.Digest, "initramfs", img.Initramfs.Digest)
+	i.known = slices.Insert(i.known, 0, &known{Image: img, told: i.now()})
+	kept := i.known[:1]
+	for _, k := range i.known[1:] {
+		if k.uses > 0 || i.now().Sub(k.told) < keepFor && len(kept) < keepImages {
+			kept = append(kept, k)
+		}
+	}
+	clear(i.known[len(kept):])
+	i.known = kept
+}
+
+// open returns a file by digest and name. done is called when it has been read.
+func (i *images) open(digest, name string) (r *bytes.Reader, done func(), ok bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for _, k := range i.known {
+		for _, b := range []*Blob{k.Kernel, k.Initramfs} {
+			if b.Digest == digest && b.Name == name {
+				k.uses++
+				return bytes.NewReader(b.Data), func() {
+					i.mu.Lock()
+					defer i.mu.Unlock()
+					k.uses--
+					k.told = i.now()
+				}, true
+			}
+		}
+	}
+	return nil, nil, false
+}
