@@ -135,7 +135,7 @@ type session struct {
 	welcome *apiv1.Welcome
 	// notEnforced is what the leader was told of this node.
 	notEnforced []string
-	desired chan *apiv1.DesiredState // capacity 1, newest wins: each is whole
+	desired     chan *apiv1.DesiredState // capacity 1, newest wins: each is whole
 
 	mu       sync.Mutex
 	inFlight []reportSet // in order of sequence

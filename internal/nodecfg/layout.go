@@ -19,10 +19,10 @@ const (
 	WatchdogLock = RunDir + "/watchdog.lock"
 	DeadlineFile = RunDir + "/deadline"
 
-	StateDir = "/var/lib/runink"
+	StateDir   = "/var/lib/runink"
 	HostConfig = StateDir + "/config.json" // Config of an ordinary host, which has no PID 1 to write it
-	NodeDir  = StateDir + "/node" // key.pem, cert.pem (leaf first), ca.pem (roots), generation
-	CertFile = NodeDir + "/cert.pem"
+	NodeDir    = StateDir + "/node"        // key.pem, cert.pem (leaf first), ca.pem (roots), generation
+	CertFile   = NodeDir + "/cert.pem"
 	// GenerationFile holds 32 hexadecimal digits, drawn when the state disk is made: the
 	// same node with a new disk is another replica.
 	GenerationFile = NodeDir + "/generation"
