@@ -183,6 +183,10 @@ func joined(c *cobra.Command, f *nodeFlags, cfg nodecfg.Config) (undo func() err
 	if err := os.MkdirAll(nodecfg.StateDir, 0o700); err != nil {
 		return nil, errs.E(errs.Unavailable, "join", "%w", err)
 	}
+	// It may be a mount, or made by hand: it holds the node's key.
+	if err := os.Chmod(nodecfg.StateDir, 0o700); err != nil {
+		return nil, errs.E(errs.Unavailable, "join", "%w", err)
+	}
 	m, err := apiclient.Join(c.Context(), o)
 	switch {
 	case err == nil:

@@ -45,33 +45,34 @@ UseNTP=no
 		"etc/systemd/system/guest.service": `[Unit]
 Description=Takes the test's commands
 [Service]
-ExecStart=/bin/bash /usr/lib/guest
+ExecStart=/bin/bash /usr/local/lib/guest
 Restart=always
-`,
-		// One line a command, its number and the command in base64; one line the answer.
-		"usr/lib/guest": `exec 2>&1
-modprobe virtio_console
-until [ -e /dev/virtio-ports/` + Port + ` ]; do sleep 0.1; done
-exec 3<>/dev/virtio-ports/` + Port + `
-echo "boot $(cat /proc/sys/kernel/random/boot_id)" >&3
-while read -r -u 3 id text; do
-  out=$(printf %s "$text" | base64 -d | bash 2>&1 3>&- </dev/null)
-  echo "$id $? $(printf %s "$out" | base64 -w0)" >&3
-done
 `,
 	}
 }
 
+// script is what the guest's service runs, from the disk of what is tested. One line is a
+// command, its number and its text in base64; one line is the answer.
+const script = `modprobe virtio_console
+until [ -e /dev/virtio-ports/` + Port + ` ]; do sleep 0.1; done
+exec 3<>/dev/virtio-ports/` + Port + `
+echo "boot $(cat /proc/sys/kernel/random/boot_id)" >&3
+while read -r -u 3 id text; do
+  out=$(bash -c "$(printf %s "$text" | base64 -d)" 2>&1 3>&- </dev/null)
+  echo "$id $? $(printf %s "$out" | base64 -w0)" >&3
+done
+`
+
 // links of the guest: what starts, and what is masked because nothing here needs it.
 func links() map[string]string {
 	l := map[string]string{
-		"etc/systemd/system/default.target":                                  "/lib/systemd/system/multi-user.target",
-		"etc/systemd/system/multi-user.target.wants/guest.service":           "/etc/systemd/system/guest.service",
+		"etc/systemd/system/default.target":                                   "/lib/systemd/system/multi-user.target",
+		"etc/systemd/system/multi-user.target.wants/guest.service":            "/etc/systemd/system/guest.service",
 		"etc/systemd/system/multi-user.target.wants/systemd-networkd.service": "/lib/systemd/system/systemd-networkd.service",
-		"etc/systemd/system/sockets.target.wants/systemd-networkd.socket":    "/lib/systemd/system/systemd-networkd.socket",
+		"etc/systemd/system/sockets.target.wants/systemd-networkd.socket":     "/lib/systemd/system/systemd-networkd.socket",
 	}
 	for _, u := range []string{
-		"getty.target", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
+		"getty.target", "systemd-tmpfiles-clean.timer", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
 		"e2scrub_reap.service", "fstrim.timer", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
 		"systemd-pstore.service", "modprobe@drm.service", "modprobe@fuse.service", "modprobe@configfs.service", "modprobe@efi_pstore.service",
 		"sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount", "dev-mqueue.mount",
@@ -149,13 +150,15 @@ func key(k *image.Kernel) string {
 
 // furnish adds what is ours, and removes what nobody reads.
 func furnish(root string) error {
-	for _, d := range []string{"var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"} {
+	for _, d := range []string{"usr/local", "var/cache/apt", "var/lib/apt/lists", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info"} {
 		if err := os.RemoveAll(filepath.Join(root, d)); err != nil {
 			return err
 		}
 	}
-	if err := os.MkdirAll(filepath.Join(root, "var/lib/runink"), 0o755); err != nil {
-		return err
+	for _, d := range []string{"usr/local", "var/lib/runink"} { // mount points
+		if err := os.MkdirAll(filepath.Join(root, d), 0o755); err != nil {
+			return err
+		}
 	}
 	for name, text := range files() {
 		f := filepath.Join(root, name)
