@@ -30,6 +30,7 @@ var elsewhere = map[string]string{
 var typedAtServers = map[string]string{
 	"api.md":     "TestTheCurlOfTheTextWorks of cmd/runink",
 	"observe.md": "TestWatchingACluster of cmd/runink",
+	"host.md":    "TestJoinUnderSystemd of tools/e2e/systemd",
 	// Its commands install other systems and measure for half an hour; tests of tools/bench
 	// hold what they calculate.
 	"benchmarks.md": "nobody but people",

@@ -55,7 +55,7 @@ func permitted(uid int, chosen []string) error {
 
 // clusterPackages boot whole clusters, one after the other; their tests carry the build tag
 // cluster.
-var clusterPackages = []string{"./tools/e2e", "./tools/e2e/media"}
+var clusterPackages = []string{"./tools/e2e", "./tools/e2e/media", "./tools/e2e/systemd"}
 
 // modulePath is what the import paths of all modules begin with.
 const modulePath = "github.com/runink/runink"

@@ -70,7 +70,7 @@ func newSite(ctx context.Context, t *testing.T) *site {
 		if err := c.Close(); err != nil {
 			t.Error(err)
 		}
-		if !t.Failed() {
+		if !t.Failed() && os.Getenv("KEEP") == "" {
 			os.RemoveAll(dir)
 		}
 	})
