@@ -98,17 +98,17 @@ func joinHost(c *cobra.Command, f *nodeFlags, h *hostFlags) error {
 		return err
 	}
 	// From here on something is changed.
-	undo, err := joined(c, f, cfg)
-	if err != nil {
+	if err := joined(c, f, cfg); err != nil {
 		return err
 	}
+	// This host is a node by now, and keeps its key whatever fails: the next call goes on.
 	cfg.Token = "" // burned, and of no further use
 	if err := nodecfg.Save(nodecfg.HostConfig, cfg); err != nil {
-		return errors.Join(err, undo())
+		return err
 	}
 	did, err := systemd().Install(c.Context(), host.Units(o))
 	if err != nil {
-		return err // this host is a node by now, and keeps its key; the next call installs
+		return err
 	}
 	out := c.OutOrStdout()
 	for _, line := range did {
@@ -165,40 +165,35 @@ func checkHost(o host.UnitOptions, unenforced bool) error {
 }
 
 // joined gets this host its certificate, or sees that it has one. When it is refused, nothing
-// of it stays; undo does the same afterwards.
-func joined(c *cobra.Command, f *nodeFlags, cfg nodecfg.Config) (undo func() error, err error) {
+// of it stays.
+func joined(c *cobra.Command, f *nodeFlags, cfg nodecfg.Config) error {
 	log := slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
 	o := f.joinOptions(cfg, log)
-	_, serr := os.Stat(nodecfg.StateDir)
-	_, nerr := os.Stat(nodecfg.NodeDir)
-	undo = func() error {
-		switch {
-		case errors.Is(serr, fs.ErrNotExist):
-			return os.RemoveAll(nodecfg.StateDir)
-		case errors.Is(nerr, fs.ErrNotExist):
-			return os.RemoveAll(nodecfg.NodeDir)
-		}
-		return nil
+	undo := func() error { return nil }
+	if !exists(nodecfg.StateDir) {
+		undo = func() error { return os.RemoveAll(nodecfg.StateDir) }
+	} else if !exists(nodecfg.NodeDir) {
+		undo = func() error { return os.RemoveAll(nodecfg.NodeDir) }
 	}
 	if err := os.MkdirAll(nodecfg.StateDir, 0o700); err != nil {
-		return nil, errs.E(errs.Unavailable, "join", "%w", err)
+		return errs.E(errs.Unavailable, "join", "%w", err)
 	}
 	// It may be a mount, or made by hand: it holds the node's key.
 	if err := os.Chmod(nodecfg.StateDir, 0o700); err != nil {
-		return nil, errs.E(errs.Unavailable, "join", "%w", err)
+		return errs.E(errs.Unavailable, "join", "%w", err)
 	}
 	m, err := apiclient.Join(c.Context(), o)
 	switch {
 	case err == nil:
 		fmt.Fprintf(c.OutOrStdout(), "node %s is a member of cluster %s (%s), prefix %s\n", m.Node, m.Cluster, m.ClusterID, m.Prefix)
-		return undo, nil
+		return nil
 	case errors.Is(err, errs.Unavailable), errors.Is(err, errs.Timeout), c.Context().Err() != nil:
 		// The token may have been burned for this key: the same key gets the same answer again.
 		if _, kerr := os.Stat(o.NodeDir.Path("key.pem")); kerr == nil {
-			return nil, errs.E(errs.KindOf(err), "", "%w", err).WithHint("run it again when a control node answers; this host's key waits in %s (`runink leave --purge` removes it)", nodecfg.NodeDir)
+			return errs.E(errs.KindOf(err), "", "%w", err).WithHint("run it again when a control node answers; this host's key waits in %s (`runink leave --purge` removes it)", nodecfg.NodeDir)
 		}
 	}
-	return nil, errors.Join(err, undo())
+	return errors.Join(err, undo())
 }
 
 // readyPatience bounds how long join waits for the node to be ready, before the time scale.

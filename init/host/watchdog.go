@@ -43,8 +43,12 @@ type Watchdog struct {
 	late   time.Duration // the deadline that was found passed, and said so
 }
 
-// tick is how often it looks. What must happen at a time of its own is not rounded up to it.
-const tick = 250 * time.Millisecond
+// How often it looks while slices are alive, and while none are: then nothing can be late. What
+// must happen at a time of its own is not rounded up to either.
+const (
+	tick = 500 * time.Millisecond
+	idle = time.Second
+)
 
 // Run looks until ctx ends, and then returns nil.
 func (w *Watchdog) Run(ctx context.Context) error {
@@ -74,7 +78,7 @@ func (w *Watchdog) look() (time.Duration, error) {
 	}
 	if !alive {
 		w.killed, w.late = 0, 0
-		return tick, nil
+		return idle, nil
 	}
 	now := w.Boottime()
 	held, err := populated(w.Keeper)

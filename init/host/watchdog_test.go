@@ -83,7 +83,7 @@ func (s *scene) at(now time.Duration, killed bool, reboots int) {
 	if (string(b) == "1") != killed || len(s.reboots) != reboots {
 		s.t.Errorf("at %v: killed %q, reboots %q", now, b, s.reboots)
 	}
-	if next <= 0 || next > tick {
+	if next <= 0 || next > idle {
 		s.t.Errorf("at %v: looks again after %v", now, next)
 	}
 }
@@ -162,7 +162,7 @@ func TestWatchdogWithoutGroups(t *testing.T) {
 	if err := os.RemoveAll(s.Herds); err != nil {
 		t.Fatal(err)
 	}
-	if next, err := s.look(); next != tick || err != nil || len(s.reboots) != 0 {
+	if next, err := s.look(); next != idle || err != nil || len(s.reboots) != 0 {
 		t.Errorf("%v, %v, %v", next, err, s.reboots)
 	}
 }
