@@ -57,6 +57,9 @@ type Config struct {
 	Network Network
 	// API reaches the leader: an apiclient.Client with the node's certificate.
 	API grpc.ClientConnInterface
+	// NotEnforced adds to what keeper and network say of themselves, one sentence each, what
+	// this machine does not keep; optional. What it says may change.
+	NotEnforced func() []string
 	// Health adds checks of the node to the agent's own; nil error is healthy.
 	Health func() error
 	// OnState hears one-line changes for the console: "ready", "no leader: …".
@@ -96,6 +99,9 @@ func New(cfg Config) (*Agent, error) {
 	}
 	if cfg.Stuck == nil {
 		cfg.Stuck = stuck
+	}
+	if cfg.NotEnforced == nil {
+		cfg.NotEnforced = func() []string { return nil }
 	}
 	if cfg.Health == nil {
 		cfg.Health = func() error { return nil }

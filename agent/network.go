@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	apiv1 "github.com/runink/runink/api/runink/v1"
 	"github.com/runink/runink/internal/errs"
@@ -14,12 +15,14 @@ import (
 
 // NodeNetwork is the Network of a real node: the nftables policy and the WireGuard device.
 type NodeNetwork struct {
-	policy *netpol.Policy
-	wg     *netpol.WireGuard // nil: the kernel has none, and no edge leaves this node
-	public netpol.Key
-	self   string
+	policy    *netpol.Policy
+	wg        *netpol.WireGuard // nil: the kernel has none, and no edge leaves this node
+	public    netpol.Key
+	self      string
+	exclusive bool
 
-	mu sync.Mutex // one user of wg at a time
+	mu      sync.Mutex // one user of wg at a time, and guards flushed
+	flushed time.Time  // when the policy was last found gone; zero: never
 }
 
 // NetworkConfig is what OpenNetwork needs.
@@ -64,7 +67,7 @@ func OpenNetwork(cfg NetworkConfig) (*NodeNetwork, error) {
 		}
 		return nil, err
 	}
-	return &NodeNetwork{policy: policy, wg: wg, public: key.Public(), self: cfg.Node}, nil
+	return &NodeNetwork{policy: policy, wg: wg, public: key.Public(), self: cfg.Node, exclusive: cfg.Exclusive}, nil
 }
 
 // Adopt tells the policy which slices an earlier agent left; elements of others are closed.
@@ -81,10 +84,16 @@ func (n *NodeNetwork) AddSlice(s netpol.Slice) error {
 
 // NotEnforced says what of the network's promises this node does not keep.
 func (n *NodeNetwork) NotEnforced() []string {
-	if n.wg != nil {
-		return nil
+	var out []string
+	if n.wg == nil {
+		out = append(out, "encrypted links to other nodes: the kernel has no WireGuard, slices with such an edge are refused")
 	}
-	return []string{"encrypted links to other nodes: the kernel has no WireGuard, slices with such an edge are refused"}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if !n.flushed.IsZero() {
+		out = append(out, "default deny between slices: something on this host flushed nftables at "+n.flushed.UTC().Format(time.RFC3339)+"; the policy is loaded again")
+	}
+	return out
 }
 
 // RemoveSlice closes it again. An unknown address is no error.
@@ -93,8 +102,21 @@ func (n *NodeNetwork) RemoveSlice(addr netip.Addr) error { return n.policy.Remov
 // PublicKey is the device's key.
 func (n *NodeNetwork) PublicKey() []byte { return n.public[:] }
 
-// Check says whether the policy is still loaded as this agent left it.
-func (n *NodeNetwork) Check() error { return n.policy.Check() }
+// Check says whether the policy is still loaded as this agent left it. Where the firewall is
+// the host's too, a policy that is gone is loaded again, and NotEnforced says that it was gone:
+// reloading a firewall is ordinary there. On an appliance nobody may, and it is an error.
+func (n *NodeNetwork) Check() error {
+	if n.exclusive {
+		return n.policy.Check()
+	}
+	restored, err := n.policy.Restore()
+	if restored {
+		n.mu.Lock()
+		n.flushed = time.Now()
+		n.mu.Unlock()
+	}
+	return err
+}
 
 // SetPeers makes the device know exactly these nodes. A node without a usable address is a
 // peer that has to speak first.

@@ -61,11 +61,11 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 	if err != nil {
 		return cmp.Or(context.Cause(ctx), err)
 	}
-	s := &session{a: a, stream: stream, desired: make(chan *apiv1.DesiredState, 1), dead: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{}}
 	hello, err := a.hello(ctx)
 	if err != nil {
 		return err
 	}
+	s := &session{a: a, stream: stream, notEnforced: hello.NotEnforced, desired: make(chan *apiv1.DesiredState, 1), dead: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{}}
 	if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Hello{Hello: hello}}); err != nil {
 		if errors.Is(err, io.EOF) { // the stream is over, and this is why
 			_, err = stream.Recv()
@@ -134,8 +134,10 @@ type session struct {
 	stream  grpc.BidiStreamingClient[apiv1.AgentMessage, apiv1.ControllerMessage]
 	sendMu  sync.Mutex
 	welcome *apiv1.Welcome
-	desired chan *apiv1.DesiredState // capacity 1, newest wins: each is whole
-	dead    chan *apiv1.DesiredState // the same, for what it acknowledges
+	// notEnforced is what the leader was told of this node.
+	notEnforced []string
+	desired     chan *apiv1.DesiredState // capacity 1, newest wins: each is whole
+	dead        chan *apiv1.DesiredState // the same, for what it acknowledges
 
 	mu       sync.Mutex
 	inFlight []reportSet // in order of sequence
@@ -162,8 +164,15 @@ func (s *session) heartbeats(ctx context.Context) error {
 	for seq := uint64(1); ; seq++ {
 		now := keeper.Boottime()
 		hb := &apiv1.Heartbeat{Seq: seq, SentBoottime: int64(now), Healthy: true}
-		if err := s.a.healthy(ctx); err != nil {
+		caps, err := s.a.healthy(ctx)
+		if err != nil {
 			hb.Healthy, hb.UnhealthyReason = false, err.Error()
+		}
+		if caps != nil {
+			if now := s.a.notEnforced(caps); !slices.Equal(now, s.notEnforced) {
+				// Only a Hello says it, and slices do not notice another session.
+				return errs.E(errs.Unavailable, "hold session", "what this node does not enforce has changed, from %q to %q", s.notEnforced, now)
+			}
 		}
 		if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Heartbeat{Heartbeat: hb}}); err != nil {
 			return err
@@ -207,11 +216,18 @@ func (s *session) lastAck(now time.Duration) time.Duration {
 	return s.acked
 }
 
-func (a *Agent) healthy(ctx context.Context) error {
-	if _, err := a.cfg.Keeper.Capabilities(ctx); err != nil {
-		return err
+// healthy asks the keeper, whose answer it returns if there is one, and makes the other checks.
+func (a *Agent) healthy(ctx context.Context) (*keeper.Capabilities, error) {
+	caps, err := a.cfg.Keeper.Capabilities(ctx)
+	if err != nil {
+		return nil, err
 	}
-	return a.cfg.Health()
+	return caps, a.cfg.Health()
+}
+
+// notEnforced is what this node does not keep, by those who would.
+func (a *Agent) notEnforced(caps *keeper.Capabilities) []string {
+	return slices.Concat(caps.NotEnforced, a.cfg.Network.NotEnforced(), a.cfg.NotEnforced())
 }
 
 // reports sends statuses, coalesced.
@@ -358,7 +374,7 @@ func (a *Agent) hello(ctx context.Context) (*apiv1.Hello, error) {
 		return nil, fmt.Errorf("describe this node: %w", err)
 	}
 	h.Node, h.Version, h.ImageDigest = a.cfg.Node, a.cfg.Version, a.cfg.Image
-	h.NotEnforced = slices.Concat(caps.NotEnforced, a.cfg.Network.NotEnforced())
+	h.NotEnforced = a.notEnforced(caps)
 	h.Addresses = a.cfg.Addresses()
 	h.WireguardKey = a.cfg.Network.PublicKey()
 	h.Labels = a.cfg.Labels

@@ -42,7 +42,7 @@ func (m *machine) makeCgroups(context.Context) error {
 	if err != nil {
 		return errs.E(errs.Internal, op, "%w", err)
 	}
-	reserve := reserveFor(total)
+	reserve := nodecfg.Reserve(total)
 	sub := "+" + strings.Join(enable, " +")
 	const root, sys, herds = nodecfg.CgroupRoot, nodecfg.CgroupSystem, nodecfg.CgroupHerds
 	steps := []struct{ dir, file, value string }{
@@ -96,11 +96,6 @@ func chooseControllers(have []string) (enable, missing []string) {
 		}
 	}
 	return enable, missing
-}
-
-// reserveFor returns how many of total bytes belong to the node itself.
-func reserveFor(total int64) int64 {
-	return min(max(total/4, 96<<20), 1<<30)
 }
 
 // memTotal reads MemTotal in bytes, proc(5).

@@ -229,7 +229,7 @@ func TestChooseControllers(t *testing.T) {
 
 func TestReserve(t *testing.T) {
 	for _, c := range []struct{ total, want int64 }{{256 << 20, 96 << 20}, {1 << 30, 256 << 20}, {64 << 30, 1 << 30}} {
-		if got := reserveFor(c.total); got != c.want {
+		if got := nodecfg.Reserve(c.total); got != c.want {
 			t.Errorf("of %d: %d, want %d", c.total, got, c.want)
 		}
 	}

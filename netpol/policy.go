@@ -152,6 +152,27 @@ func (p *Policy) Check() error {
 	return nil
 }
 
+// Restore loads the table again where something flushed it, with what it last held, in two
+// transactions: between them slices reach nothing. It reports whether it had to. It is for
+// ordinary hosts, whose own services flush the ruleset; where nobody else may, Check says so.
+func (p *Policy) Restore() (bool, error) {
+	const op = "restore network policy"
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	there, err := p.present()
+	if err != nil {
+		return false, errs.E(errs.Unavailable, op, "%w", err)
+	}
+	if there {
+		return false, nil
+	}
+	if err := p.reload(); err != nil {
+		p.loaded = nil
+		return false, errs.E(errs.Unavailable, op, "%w", err)
+	}
+	return true, errs.Wrap(op, p.apply(p.slices))
+}
+
 func check(s Slice) error {
 	if !s.Address.Is6() || s.Address.Is4In6() || s.Address.Zone() != "" {
 		return errs.E(errs.Invalid, "", "%s is no IPv6 address", s.Address).WithField("address")

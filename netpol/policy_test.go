@@ -399,3 +399,44 @@ func TestOtherRulesAreReplaced(t *testing.T) {
 		t.Error("the old policy does not notice")
 	}
 }
+
+// What an ordinary host's own firewall service flushed comes back as it was; Check only says so.
+func TestRestoreAfterFlush(t *testing.T) {
+	needRoot(t)
+	home(t)
+	p := open(t, Config{})
+	a, b := addr("fd00:1:1:1::a"), addr("fd00:1:1:1::b")
+	edges := []Edge{{Producer: a, Consumer: b}}
+	for _, s := range []Slice{{HostIf: HostIf(a), Address: a, Edges: edges}, {HostIf: HostIf(b), Address: b, Edges: edges}} {
+		if err := p.Add(s); err != nil {
+			t.Fatal(err)
+		}
+	}
+	before, err := p.read()
+	if err != nil || len(before.sources) != 2 || len(before.edges) != 1 {
+		t.Fatalf("%+v, %v", before, err)
+	}
+	if restored, err := p.Restore(); restored || err != nil {
+		t.Errorf("nothing was flushed: %v, %v", restored, err)
+	}
+	c, err := nftables.New()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.FlushRuleset()
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Check(); err == nil {
+		t.Error("Check does not notice")
+	}
+	if restored, err := p.Restore(); !restored || err != nil {
+		t.Errorf("after a flush: %v, %v", restored, err)
+	}
+	if after, err := p.read(); err != nil || fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("it holds %v, %v; before %v", after, err, before)
+	}
+	if err := p.Remove(b); err != nil {
+		t.Errorf("and goes on: %v", err)
+	}
+}

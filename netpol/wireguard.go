@@ -225,3 +225,19 @@ func toAddr(ip net.IP) netip.Addr {
 	a, _ := netip.AddrFromSlice(ip)
 	return a
 }
+
+// RemoveWireGuard removes the device and the routes of these prefixes beside it, whoever made
+// them; it is no error when there are none. It is for a host that leaves its cluster.
+func RemoveWireGuard(prefixes ...netip.Prefix) error {
+	const op = "remove WireGuard"
+	if err := DeleteLink(WireGuardDevice); err != nil {
+		return errs.E(errs.Internal, op, "%w", err)
+	}
+	for _, p := range prefixes {
+		r := &netlink.Route{Dst: ipnet(p), Type: unix.RTN_UNREACHABLE, LinkIndex: loIndex}
+		if err := netlink.RouteDel(r); err != nil && !errors.Is(err, unix.ESRCH) {
+			return errs.E(errs.Internal, op, "route to %s: %w", p, err)
+		}
+	}
+	return nil
+}

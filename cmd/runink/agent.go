@@ -16,6 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/runink/runink/agent"
+	"github.com/runink/runink/init/host"
 	"github.com/runink/runink/internal/apiclient"
 	"github.com/runink/runink/internal/buildinfo"
 	"github.com/runink/runink/internal/errs"
@@ -26,7 +27,8 @@ import (
 
 type agentFlags struct {
 	config, nodeDir, dir, keeper, engine, netFile string
-	exclusive, unenforced                         bool
+	exclusive, unenforced, host                   bool
+	advertise                                     []string
 }
 
 func newAgentCmd() *cobra.Command {
@@ -46,6 +48,8 @@ func newAgentCmd() *cobra.Command {
 	fl.StringVar(&f.engine, "engine", engineFile, "stock engine, for bundles of built-in steps")
 	fl.StringVar(&f.netFile, "net", nodecfg.NetFile, "the node's addresses, written by netd")
 	fl.BoolVar(&f.exclusive, "exclusive-firewall", true, "make the policy the node's whole firewall")
+	fl.BoolVar(&f.host, "host", false, "this is an ordinary host under systemd: the firewall, the addresses and the clock are its own, and what it does not enforce is said")
+	fl.StringSliceVar(&f.advertise, "advertise", nil, "with --host: addresses where other machines reach this one; default: those of its interfaces")
 	fl.BoolVar(&f.unenforced, "unenforced", false, "run even where the kernel has no WireGuard, refuse edges to other nodes, and say so")
 	return c
 }
@@ -89,8 +93,13 @@ func runAgent(ctx context.Context, f agentFlags) error {
 	if err != nil {
 		return err
 	}
+	addresses, notEnforced := nodeAddresses(f.netFile, log), func() []string { return nil }
+	if f.host {
+		addresses = hostAddresses(f.advertise, log)
+		notEnforced = func() []string { return host.Sentences(host.Flags("/", host.ClockKept())) }
+	}
 	network, err := agent.OpenNetwork(agent.NetworkConfig{
-		Node: cfg.Node, Key: wgKey, Prefix: prefix, Cluster: cluster, Exclusive: f.exclusive, Unenforced: f.unenforced,
+		Node: cfg.Node, Key: wgKey, Prefix: prefix, Cluster: cluster, Exclusive: f.exclusive && !f.host, Unenforced: f.unenforced,
 	})
 	if err != nil {
 		return err
@@ -98,8 +107,9 @@ func runAgent(ctx context.Context, f agentFlags) error {
 	info := imageInfo(log)
 	a, err := agent.New(agent.Config{
 		Node: cfg.Node, Dir: f.dir, Engine: f.engine, Prefix: prefix, TimeScale: cfg.TimeScale,
-		Version: buildinfo.Read().Version, Image: info.Version, Addresses: nodeAddresses(f.netFile, log),
-		Keeper: keeper.NewClient(f.keeper), Network: network, API: api,
+		Version: buildinfo.Read().Version, Image: info.Version, Addresses: addresses,
+		NotEnforced: notEnforced,
+		Keeper:      keeper.NewClient(f.keeper), Network: network, API: api,
 		Health: network.Check, OnState: agentStatus(log), Log: log,
 	})
 	if err != nil {
@@ -169,6 +179,21 @@ func nodeAddresses(file string, log *slog.Logger) func() []string {
 		var out []string
 		for _, a := range st.Addresses {
 			out = append(out, a.Address.Addr().String())
+		}
+		return out
+	}
+}
+
+// hostAddresses are an ordinary host's: what was advertised, or what its interfaces have at each
+// call.
+func hostAddresses(advertised []string, log *slog.Logger) func() []string {
+	if len(advertised) > 0 {
+		return func() []string { return advertised }
+	}
+	return func() []string {
+		var out []string
+		for _, a := range interfaceAddresses(log) {
+			out = append(out, a.String())
 		}
 		return out
 	}

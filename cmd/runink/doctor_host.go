@@ -20,6 +20,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
 
+	"github.com/runink/runink/init/host"
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/kconfig"
 	"github.com/runink/runink/internal/nodecfg"
@@ -33,7 +34,29 @@ func checkNode(_ context.Context, _ *cobra.Command) []finding {
 	out := []finding{checkKernel(release), checkKernelConfig("/", release)}
 	out = append(out, checkIsolation()...)
 	out = append(out, checkNetwork()...)
-	return append(out, checkClock())
+	out = append(out, checkClock())
+	if !keeper.OnAppliance() {
+		out = append(out, hostChecks(host.Refusals("/"), host.Flags("/", true))...)
+	}
+	return out
+}
+
+// hostChecks are what an ordinary host gives, or not, beyond what is looked at already: kernel,
+// cgroups and clock. What it keeps in part only is no reason not to join.
+func hostChecks(refused, flagged []host.Lack) []finding {
+	out := []finding{{Name: "join under systemd", Result: checkOK, Why: "`runink join` can make this host a node"}}
+	var why []string
+	for _, l := range refused {
+		why = append(why, l.Sentence)
+		out[0].Next = l.Hint
+	}
+	if len(why) > 0 {
+		out[0].Result, out[0].Why = checkLacking, strings.Join(why, "; ")
+	}
+	for _, l := range flagged {
+		out = append(out, finding{Name: l.Name, Result: checkUnknown, Why: l.Sentence, Next: l.Hint})
+	}
+	return out
 }
 
 func kernelRelease() string {
@@ -44,23 +67,13 @@ func kernelRelease() string {
 	return unix.ByteSliceToString(u.Release[:])
 }
 
-// oldestKernel has cgroup.kill, without which a slice that forks cannot be killed for sure.
-var oldestKernel = [2]int{5, 14}
-
 func checkKernel(release string) finding {
-	c := finding{Name: "kernel", Result: checkUnknown, Why: "its release " + strconv.Quote(release) + " is no number", Next: fmt.Sprintf("it must be %d.%d or later", oldestKernel[0], oldestKernel[1])}
-	m := regexp.MustCompile(`^(\d+)\.(\d+)`).FindStringSubmatch(release)
-	if m == nil {
-		return c
-	}
-	major, err1 := strconv.Atoi(m[1])
-	minor, err2 := strconv.Atoi(m[2])
-	if err1 != nil || err2 != nil {
-		return c
-	}
-	c.Result, c.Why = checkOK, "Linux "+release
-	if major < oldestKernel[0] || major == oldestKernel[0] && minor < oldestKernel[1] {
-		c.Result = checkLacking
+	c := finding{Name: "kernel", Result: checkOK, Why: "Linux " + release}
+	switch old, err := host.OldKernel(release); {
+	case err != nil:
+		c.Result, c.Why, c.Next = checkUnknown, err.Error(), "it must be Linux 5.14 or later"
+	case old:
+		c.Result, c.Next = checkLacking, "it must be Linux 5.14 or later: cgroup.kill came with it"
 	}
 	return c
 }
@@ -111,15 +124,20 @@ func kernelConfig(root, release string) (text, from string, err error) {
 
 // checkIsolation has the keeper's own code look.
 func checkIsolation() []finding {
-	lacks, err := keeper.Examine(keeper.Config{CgroupRoot: nodecfg.CgroupHerds, Watchdog: keeper.OnAppliance()})
+	lacks, err := keeper.Examine(keeper.Config{CgroupRoot: nodecfg.CgroupHerds, Watchdog: keeper.OnAppliance(), WatchdogLock: nodecfg.WatchdogLock})
 	if err != nil {
 		return []finding{found("isolation of slices", "", err)}
 	}
-	return isolationChecks(lacks, os.Geteuid() == 0)
+	return isolationChecks(lacks, os.Geteuid() == 0, systemd().Installed())
 }
 
 // isolationChecks says of each promise whether it is among what the keeper could not keep.
-func isolationChecks(lacks []keeper.Lack, root bool) []finding {
+// joined is whether this is an ordinary host that joined a cluster.
+func isolationChecks(lacks []keeper.Lack, root, joined bool) []finding {
+	watched := "PID 1 is Runink"
+	if joined {
+		watched = "runink-watchdog.service runs"
+	}
 	out := []finding{{Name: "user namespaces", Result: checkOK, Why: "the kernel makes them"}}
 	by := map[string]keeper.Lack{}
 	for _, l := range lacks {
@@ -133,7 +151,7 @@ func isolationChecks(lacks []keeper.Lack, root bool) []finding {
 		{"killing a slice whole", "kill", "cgroup.kill"},
 		{"a user for each slice", "users", "root, with the ids for them"},
 		{"a network for each slice", "network", "root may make links"},
-		{"fencing past the keeper", "watchdog", "PID 1 is Runink"},
+		{"fencing past the keeper", "watchdog", watched},
 	} {
 		c := finding{Name: p.name, Result: checkOK, Why: p.ok}
 		_, noGroups := by["cgroup"]
@@ -141,8 +159,8 @@ func isolationChecks(lacks []keeper.Lack, root bool) []finding {
 		switch {
 		case lacks && !root && (p.what == "users" || p.what == "network" || p.what == "cgroup"):
 			c.Result, c.Why, c.Next = checkUnknown, "this user is not root, which a keeper is", "run doctor as root"
-		case lacks && p.what == "watchdog": // it may be, by a unit that doctor does not see
-			c.Result, c.Why, c.Next = checkUnknown, l.Sentence, l.Hint
+		case lacks && p.what == "watchdog" && !joined: // nothing is to be fenced here
+			c.Result, c.Why, c.Next = checkUnknown, "this machine is no node", "`runink join` installs the watchdog with the node"
 		case lacks:
 			c.Result, c.Why, c.Next = checkLacking, l.Sentence, l.Hint
 		case noGroups && (p.what == "cpu" || p.what == "memory" || p.what == "pids" || p.what == "kill"):

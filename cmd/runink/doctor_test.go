@@ -92,19 +92,22 @@ func TestDoctorsIsolation(t *testing.T) {
 		name  string
 		lacks []keeper.Lack
 		root  bool
+		node  bool
 		want  map[string]string // of those that are not ok
 	}{
-		{"an appliance", nil, true, map[string]string{}},
-		{"no controller", []keeper.Lack{lack("memory")}, true, map[string]string{"memory limits": checkLacking}},
-		{"no cgroup v2", []keeper.Lack{lack("cgroup")}, true, map[string]string{
+		{"an appliance", nil, true, false, map[string]string{}},
+		{"no controller", []keeper.Lack{lack("memory")}, true, false, map[string]string{"memory limits": checkLacking}},
+		{"no cgroup v2", []keeper.Lack{lack("cgroup")}, true, false, map[string]string{
 			"cgroup v2": checkLacking, "CPU limits": checkUnknown, "memory limits": checkUnknown, "process limits": checkUnknown, "killing a slice whole": checkUnknown,
 		}},
-		{"a plain user", []keeper.Lack{lack("users"), lack("network")}, false, map[string]string{"a user for each slice": checkUnknown, "a network for each slice": checkUnknown}},
-		{"root of a container", []keeper.Lack{lack("users")}, true, map[string]string{"a user for each slice": checkLacking}},
-		{"an ordinary host", []keeper.Lack{lack("watchdog")}, true, map[string]string{"fencing past the keeper": checkUnknown}},
+		{"a plain user", []keeper.Lack{lack("users"), lack("network")}, false, false, map[string]string{"a user for each slice": checkUnknown, "a network for each slice": checkUnknown}},
+		{"root of a container", []keeper.Lack{lack("users")}, true, false, map[string]string{"a user for each slice": checkLacking}},
+		{"a host that is no node", []keeper.Lack{lack("watchdog")}, true, false, map[string]string{"fencing past the keeper": checkUnknown}},
+		{"a host with its watchdog", nil, true, true, map[string]string{}},
+		{"a host without", []keeper.Lack{lack("watchdog")}, true, true, map[string]string{"fencing past the keeper": checkLacking}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			all := isolationChecks(tc.lacks, tc.root)
+			all := isolationChecks(tc.lacks, tc.root, tc.node)
 			for name, got := range results(all) {
 				want, bad := tc.want[name]
 				if !bad {

@@ -14,30 +14,43 @@ import (
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/nodecfg"
 	"github.com/runink/runink/internal/pki"
+	"github.com/runink/runink/slice/keeper"
 )
 
 func newJoinCmd() *cobra.Command {
 	var f nodeFlags
+	var h hostFlags
 	c := &cobra.Command{
 		Use:   "join",
 		Short: "Make this machine a node, or renew its certificate",
 		Long: `Make this machine a node of a cluster, with a token that the operator made for it. PID 1 of
 an appliance runs it with the values of the kernel command line; on an ordinary host they
-are flags. On a machine that is a node already it renews the certificate if that is due.`,
+are flags.
+
+On an ordinary host it runs as root, looks first whether the host can keep a node's promises,
+and refuses, with nothing changed, if not. Then it joins, and installs and starts systemd's
+units for agent, keeper and watchdog. It may be run again: without flags it takes what it was
+told before, and only does what is missing. ` + "`runink leave`" + ` undoes it.
+
+On a machine that is a node already it renews the certificate if that is due.`,
 		Example: `  RUNINK_TOKEN=rt_… runink join --cluster prod --node n4 --role worker \
-    --join 10.0.0.11:7460 --ca sha256:…`,
+    --join 10.0.0.11:7460 --ca sha256:…
+  runink join --print-units`,
 		Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			if h.printUnits {
+				return h.print(c, &f)
+			}
+			if h.units && !keeper.OnAppliance() {
+				return joinHost(c, &f, &h)
+			}
 			cfg, appliance, err := f.load()
 			if err != nil {
 				return err
 			}
 			tell := f.tell("join", log)
-			o := apiclient.JoinOptions{
-				Config: cfg, NodeDir: f.nodeDir(), KEKFile: f.path(nodecfg.KEKFile), Addresses: f.addresses(log),
-				APIPort: listenPort(f.listen), RaftPort: listenPort(f.raftPort), Log: log,
-			}
+			o := f.joinOptions(cfg, log)
 			if appliance {
 				o.SetClock = setClock
 			}
@@ -67,7 +80,15 @@ are flags. On a machine that is a node already it renews the certificate if that
 		},
 	}
 	f.add(c)
+	h.add(c)
 	return c
+}
+
+func (f *nodeFlags) joinOptions(cfg nodecfg.Config, log *slog.Logger) apiclient.JoinOptions {
+	return apiclient.JoinOptions{
+		Config: cfg, NodeDir: f.nodeDir(), KEKFile: f.path(nodecfg.KEKFile), Addresses: f.addresses(log),
+		APIPort: listenPort(f.listen), RaftPort: listenPort(f.raftPort), Log: log,
+	}
 }
 
 // listenPort is the port of an address to listen on, 0 if it has none.

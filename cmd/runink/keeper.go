@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -8,9 +9,11 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/nodecfg"
+	"github.com/runink/runink/slice/cgroup"
 	"github.com/runink/runink/slice/keeper"
 )
 
@@ -23,6 +26,8 @@ const (
 func newKeeperCmd() *cobra.Command {
 	var cfg keeper.Config
 	var scale float64
+	var config string
+	var delegated bool
 	cmd := &cobra.Command{
 		Use:    "keeper",
 		Short:  "Start, watch and kill the slices of this node",
@@ -34,7 +39,7 @@ func newKeeperCmd() *cobra.Command {
 			cfg.Log = slog.New(slog.NewTextHandler(os.Stderr, nil)).With("component", "keeper")
 			cfg.Watchdog = cfg.Watchdog || keeper.OnAppliance()
 			if scale == 0 {
-				node, err := nodecfg.Load(nodecfg.ConfigFile)
+				node, err := nodecfg.Load(config)
 				switch {
 				case err == nil:
 					scale = node.TimeScale
@@ -49,10 +54,20 @@ func newKeeperCmd() *cobra.Command {
 			}
 			cfg.FenceGrace = time.Duration(scale * float64(fenceGrace))
 			cfg.SetupTimeout = time.Duration(scale * float64(setupTimeout))
+			if delegated {
+				if err := enterDelegated(&cfg); err != nil {
+					return err
+				}
+			}
 			k, err := keeper.New(cmd.Context(), cfg)
 			if err != nil {
 				return err
 			}
+			stop := tellSystemd(cmd.Context(), cfg.Log, func(ctx context.Context) error {
+				_, err := keeper.NewClient(cfg.Socket).Capabilities(ctx)
+				return err
+			})
+			defer stop()
 			err = k.Run(cmd.Context())
 			if errors.Is(err, keeper.ErrFenced) {
 				cfg.Log.Error("the machine must reboot", "err", err)
@@ -66,7 +81,33 @@ func newKeeperCmd() *cobra.Command {
 	f.StringVar(&cfg.StateDir, "state", nodecfg.RunDir+"/keeper", "folder for records of what runs, on a tmpfs")
 	f.StringVar(&cfg.CgroupRoot, "cgroup-root", nodecfg.CgroupHerds, "cgroup v2 folder of the herds")
 	f.BoolVar(&cfg.Unenforced, "unenforced", false, "run even where this host cannot enforce all of the isolation, and say what is missing")
-	f.BoolVar(&cfg.Watchdog, "watchdog", false, "another unit kills the slices when the keeper dies and reboots when it exits with 86")
+	f.BoolVar(&cfg.Watchdog, "watchdog", false, "the parent process kills the slices when the keeper dies and reboots when it exits with 86")
+	f.StringVar(&config, "config", nodecfg.ConfigFile, "node configuration, for its time scale")
+	f.BoolVar(&delegated, "delegated", false, "slices live below this process's own group, which systemd has delegated, and runink-watchdog.service watches")
 	f.Float64Var(&scale, "timescale", 0, "multiplies every timeout; 0: the node's configuration")
 	return cmd
+}
+
+// enterDelegated takes the group that systemd gave the keeper's unit, and bounds all slices as
+// PID 1 of an appliance does.
+func enterDelegated(cfg *keeper.Config) error {
+	const op = "start keeper"
+	herds, err := cgroup.EnterLeaf(nodecfg.CgroupRoot)
+	if err != nil {
+		return errs.Wrap(op, err)
+	}
+	cfg.CgroupRoot, cfg.WatchdogLock, cfg.DeadlineFile = herds, nodecfg.WatchdogLock, nodecfg.DeadlineFile
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return errs.E(errs.Internal, op, "%w", err)
+	}
+	total := int64(info.Totalram) * int64(info.Unit)
+	tree, err := cgroup.Open(herds)
+	if err != nil {
+		return errs.E(errs.Unavailable, op, "%w", err)
+	}
+	if !tree.Enforces("memory") {
+		return nil // the keeper refuses, or says so
+	}
+	return errs.Wrap(op, tree.SetMemoryMax(total-nodecfg.Reserve(total)))
 }

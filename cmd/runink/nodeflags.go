@@ -14,6 +14,7 @@ import (
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/nodecfg"
 	"github.com/runink/runink/internal/pki"
+	"github.com/runink/runink/netpol"
 )
 
 // nodeFlags is a node's configuration and the places of its files. On an appliance PID 1
@@ -117,7 +118,7 @@ func interfaceAddresses(log *slog.Logger) []netip.Addr {
 	}
 	var v4, v6 []netip.Addr
 	for _, i := range ifs {
-		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || strings.HasPrefix(i.Name, "runink") {
+		if i.Flags&net.FlagUp == 0 || i.Flags&net.FlagLoopback != 0 || i.Name == netpol.WireGuardDevice || strings.HasPrefix(i.Name, netpol.SlicePrefix) {
 			continue
 		}
 		addrs, err := i.Addrs()

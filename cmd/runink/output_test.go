@@ -14,7 +14,7 @@ import (
 
 // prose are the commands without -o: they print a sentence, or bytes that are what they are.
 var prose = map[string]bool{
-	"runink fmt": true, "runink logs": true, "runink join": true, "runink artifact get": true,
+	"runink fmt": true, "runink logs": true, "runink join": true, "runink leave": true, "runink artifact get": true,
 	"runink cluster bootstrap": true, "runink cluster remove-member": true, "runink cluster transfer-leadership": true,
 	"runink cluster snapshot": true, "runink cluster restore": true, "runink context add": true, "runink context use": true,
 	"runink node remove": true, "runink node forget": true, "runink netboot": true, "runink herd delete": true, "runink token revoke": true, "runink apikey revoke": true, "runink secret delete": true,

@@ -14,9 +14,15 @@ const (
 	ResolvFile = RunDir + "/resolv.conf" // written by netd; /etc/resolv.conf points here
 	ImageFile  = "/etc/os-release"
 
-	StateDir = "/var/lib/runink"
-	NodeDir  = StateDir + "/node" // key.pem, cert.pem (leaf first), ca.pem (roots), generation
-	CertFile = NodeDir + "/cert.pem"
+	// WatchdogLock and DeadlineFile are shared by keeper and watchdog of an ordinary host
+	// (package fence).
+	WatchdogLock = RunDir + "/watchdog.lock"
+	DeadlineFile = RunDir + "/deadline"
+
+	StateDir   = "/var/lib/runink"
+	HostConfig = StateDir + "/config.json" // Config of an ordinary host, which has no PID 1 to write it
+	NodeDir    = StateDir + "/node"        // key.pem, cert.pem (leaf first), ca.pem (roots), generation
+	CertFile   = NodeDir + "/cert.pem"
 	// GenerationFile holds 32 hexadecimal digits, drawn when the state disk is made: the
 	// same node with a new disk is another replica.
 	GenerationFile = NodeDir + "/generation"
@@ -42,6 +48,12 @@ const (
 	SignalReboot   = syscall.SIGUSR1
 	SignalPowerOff = syscall.SIGUSR2
 )
+
+// Reserve returns how many of a machine's bytes belong to the node itself: slices together
+// never get the rest.
+func Reserve(total int64) int64 {
+	return min(max(total/4, 96<<20), 1<<30)
+}
 
 // Ports of a node.
 const (

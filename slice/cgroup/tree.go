@@ -71,8 +71,14 @@ func Open(root string) (*Tree, error) {
 	dir := mount
 	for _, part := range append([]string{""}, strings.Split(rel, "/")...) {
 		dir = filepath.Join(dir, part)
+		on, err := words(filepath.Join(dir, "cgroup.subtree_control"))
+		if err != nil {
+			return nil, err
+		}
 		for _, c := range want {
-			_ = write(dir, "cgroup.subtree_control", "+"+c)
+			if !slices.Contains(on, c) { // what systemd has enabled above us stays its matter
+				_ = write(dir, "cgroup.subtree_control", "+"+c)
+			}
 		}
 	}
 	if t.has, err = words(filepath.Join(root, "cgroup.subtree_control")); err != nil {

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/runink/runink/internal/fence"
 )
 
 // The deadman. Three rules keep it honest:
@@ -22,17 +24,18 @@ import (
 //   - Killing comes first, bookkeeping after, and the deadline lives outside Keeper.mu.
 type deadman struct {
 	timer *os.File // timerfd on CLOCK_BOOTTIME: it counts while the machine is suspended
+	file  string   // where a watchdog in another process reads it; "": there is none
 
 	mu sync.Mutex   // serializes moving
 	at atomic.Int64 // 0: never set
 }
 
-func newDeadman() (*deadman, error) {
+func newDeadman(file string) (*deadman, error) {
 	fd, err := unix.TimerfdCreate(unix.CLOCK_BOOTTIME, unix.TFD_CLOEXEC|unix.TFD_NONBLOCK)
 	if err != nil {
 		return nil, fmt.Errorf("deadman's timer: %w", err)
 	}
-	return &deadman{timer: os.NewFile(uintptr(fd), "deadman")}, nil
+	return &deadman{timer: os.NewFile(uintptr(fd), "deadman"), file: file}, nil
 }
 
 func (d *deadman) close() { _ = d.timer.Close() }
@@ -49,6 +52,13 @@ func (d *deadman) set(t time.Duration) (time.Duration, error) {
 	defer d.mu.Unlock()
 	if t <= d.deadline() {
 		return d.deadline(), nil
+	}
+	if d.file != "" {
+		// First: a watchdog with an older deadline than ours would end what may still run. With
+		// a newer one it only looks later, and not later than the leader does.
+		if err := fence.SaveDeadline(d.file, t); err != nil {
+			return 0, fmt.Errorf("deadline for the watchdog: %w", err)
+		}
 	}
 	spec := unix.ItimerSpec{Value: unix.NsecToTimespec(int64(t))}
 	raw, err := d.timer.SyscallConn()

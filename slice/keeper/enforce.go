@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/fence"
 	"github.com/runink/runink/slice/cgroup"
 	"github.com/runink/runink/slice/sandbox"
 )
@@ -46,7 +47,30 @@ func examine(cfg Config) (abilities, error) {
 // Errors: Unavailable where no slice could be sandboxed at all.
 func Examine(cfg Config) ([]Lack, error) {
 	a, err := enforced(cfg, func() ([]string, error) { return cgroup.Look(cfg.CgroupRoot) })
+	if err == nil && !cfg.Watchdog && cfg.WatchdogLock != "" {
+		if l := unitLack(cfg.WatchdogLock); l != nil {
+			a.missing = append(a.missing, *l)
+		}
+	}
 	return a.missing, err
+}
+
+// unitLack is what is not kept while the watchdog's unit does not run; nil while it does. If
+// nobody can say, it does not.
+func unitLack(lock string) *Lack {
+	held, err := fence.Held(lock)
+	if held {
+		return nil
+	}
+	why := "runink-watchdog.service does not run"
+	if err != nil {
+		why = "nobody can tell whether runink-watchdog.service runs: " + err.Error()
+	}
+	return &Lack{
+		"watchdog",
+		"fencing past the keeper: " + why + ", and nobody reboots this machine if a slice cannot be killed",
+		"systemctl start runink-watchdog; `journalctl -u runink-watchdog` says why it ended",
+	}
 }
 
 // enforced finds out what this node enforces; groups says what its cgroups lack.
@@ -73,11 +97,11 @@ func enforced(cfg Config, groups func() ([]string, error)) (abilities, error) {
 		return abilities{}, errs.E(errs.Unavailable, "", "user namespaces are switched off").
 			WithHint("sysctl user.max_user_namespaces must be greater than 0; no slice can be sandboxed without")
 	}
-	if !cfg.Watchdog {
+	if !cfg.Watchdog && cfg.WatchdogLock == "" {
 		missing = append(missing, Lack{
 			"watchdog",
 			"fencing past the keeper: nobody reboots this machine if a slice cannot be killed, or kills slices if the keeper dies",
-			"on the appliance PID 1 does both; on an ordinary host a unit beside the keeper's has to, and then the keeper is started with --watchdog",
+			"on the appliance PID 1 does both; on an ordinary host the unit runink-watchdog.service does, which `runink join` installs",
 		})
 	}
 	return abilities{ownUsers: ownUsers, missing: missing}, nil

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,8 +33,14 @@ type Config struct {
 	Unenforced bool
 
 	// Watchdog says that somebody answers this process's death by killing the herds, and
-	// ExitFenced by a reboot: PID 1 of the appliance, or the watchdog unit of a host.
+	// ExitFenced by a reboot: PID 1 of the appliance, or a parent like it.
 	Watchdog bool
+	// WatchdogLock is held by a watchdog that is another unit of this host (package fence),
+	// which comes and goes: while nobody holds it, Capabilities says so, and New does not
+	// refuse. "": there is none, and Watchdog says all.
+	WatchdogLock string
+	// DeadlineFile is where that watchdog reads the deadline; "": nowhere.
+	DeadlineFile string
 
 	// FenceGrace is K: how long the deadman waits for the killed to be gone.
 	FenceGrace time.Duration
@@ -109,7 +116,7 @@ func New(ctx context.Context, cfg Config) (*Keeper, error) {
 	if err := k.recoverRecords(); err != nil {
 		return nil, errs.Wrap(op, err)
 	}
-	if k.deadman, err = newDeadman(); err != nil {
+	if k.deadman, err = newDeadman(cfg.DeadlineFile); err != nil {
 		return nil, errs.E(errs.Internal, op, "%w", err)
 	}
 	if k.launcher, err = sandbox.NewLauncher(); err != nil {
@@ -164,6 +171,18 @@ func (k *Keeper) shutdown() error {
 	k.launcher.Close()
 	k.deadman.close()
 	return nil
+}
+
+// lacks are what the keeper found at its start, and whether its watchdog lives now.
+func (k *Keeper) lacks() []string {
+	if k.cfg.WatchdogLock == "" {
+		return k.notEnforced
+	}
+	l := unitLack(k.cfg.WatchdogLock)
+	if l == nil {
+		return k.notEnforced
+	}
+	return append(slices.Clip(k.notEnforced), l.Sentence)
 }
 
 // all is a snapshot of the slices, those being launched included.

@@ -148,7 +148,7 @@ func (k *Keeper) do(ctx context.Context, req *request, files []*os.File) (*reply
 		k.mu.Lock()
 		n := len(k.slices)
 		k.mu.Unlock()
-		rep.Capabilities = &Capabilities{NotEnforced: k.notEnforced, Boot: k.boot, Slices: n, Deadline: k.deadman.deadline()}
+		rep.Capabilities = &Capabilities{NotEnforced: k.lacks(), Boot: k.boot, Slices: n, Deadline: k.deadman.deadline()}
 		return rep, nil, nil
 	}
 	return nil, nil, errs.E(errs.Unimplemented, "", "operation %q", req.Op)

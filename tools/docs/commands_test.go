@@ -66,6 +66,7 @@ var elsewhere = map[string]string{
 // types them instead.
 var typedAtServers = map[string]string{
 	"docs/api.md":        "TestTheCurlOfTheTextWorks of cmd/runink",
+	"docs/host.md":       "TestJoinUnderSystemd of tools/e2e/systemd",
 	"docs/observe.md":    "TestWatchingACluster of cmd/runink",
 	"docs/benchmarks.md": "TestBenchmarksPage, in a part of its own: it installs other systems",
 }

@@ -60,7 +60,7 @@ func permitted(uid int, chosen []string) error {
 // wait for their firmware, which uses one processor.
 var clusterPackages = [][]string{
 	{"./tools/e2e"},
-	{"./tools/e2e/media", "./tools/e2e/netboot"},
+	{"./tools/e2e/media", "./tools/e2e/netboot", "./tools/e2e/systemd"},
 }
 
 // modulePath is what the import paths of all modules begin with.

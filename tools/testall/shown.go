@@ -19,6 +19,7 @@ var shown = []proof{
 	{"TestLinkCutWithStoppedAgent", "link cut, agent stopped: slices dead before replacements start; healed: one live attempt"},
 	{"TestNoNodeOutlivesItsLease", "replacement never starts before that deadline, whatever the clocks do within drift"},
 	{"TestVMUnkillableSliceFences", "what cannot be killed makes the machine reboot"},
+	{"TestJoinUnderSystemd", "a Debian host under systemd: refused with cgroup v1, joins, limits hold, reboots for what cannot be killed and is Ready again, leaves nothing"},
 	{"TestVMThirtyExitsWhileAgentsDie", "30 slices, 30 distinct exits, agents killed: each reported once"},
 	{"TestThirtyExitsWhileAgentsAndServersDie", "so they are on the booted cluster, servers killed too, and each log line once"},
 	{"TestLogsOfEveryAttempt", "each attempt has its log, and who follows gets them all"},
