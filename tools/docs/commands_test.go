@@ -20,9 +20,9 @@ var elsewhere = map[string]string{
 	"make qemu-cluster": "TestCtrlCLeavesNothingBehind, and every test of tools/e2e, which brings clusters up the same way",
 	"make test":         "is what runs this",
 	"make dev":          "TestDevOnce, TestDevInterrupted",
-	"make iso":          "TestISO, TestEditedMenu of tools/e2e/media, which write media by the same functions",
-	"make disk":         "TestDisk of tools/e2e/media",
-	"bin/runink-image iso --node n7 --cluster c1 --role worker --ca sha256:… --join 10.0.0.1:7460 --token …": "TestWords of tools/image",
+	"make iso":          "TestISO of tools/e2e/media, which types it with words",
+	"make disk":         "TestDisk of tools/e2e/media, which types it with words",
+	"bin/runink-image iso --node n7 --cluster c1 --role worker --ca sha256:… --join 10.0.0.1:7460 --token …": "TestISO of tools/e2e/media, which boots what it wrote; TestWords of tools/image",
 }
 
 // typedAtServers are pages whose commands want a server or other programs, and who types
