@@ -42,6 +42,7 @@ type Options struct {
 	Level     int       // zstd level of the initramfs; 10 while developing, 19 for a release
 	BuildTime time.Time // time of the commit; zero: unknown
 	Lock      Lock      // the kernel, which decides the kind of image; see KernelLock, MetalLock
+	Weigh     bool      // say in Parts what the modules of a metal image weigh, by folder: they are packed once more
 	Log       *slog.Logger
 }
 
@@ -143,7 +144,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		{"  engine", int64(len(engine)), "unpacked"},
 		{"  modules", modBytes, fmt.Sprintf("unpacked, %d of them", len(mods))},
 	}
-	if k.Kind() == Metal {
+	if o.Weigh && k.Kind() == Metal {
 		byFolder, err := moduleParts(mods, o.Level)
 		if err != nil {
 			return nil, err

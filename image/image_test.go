@@ -56,7 +56,7 @@ func unpack(t *testing.T, packed []byte) []cpio.Record {
 func TestListing(t *testing.T) {
 	k := lockedKernel(t)
 	dir := t.TempDir()
-	check(t, gently(func() error { return ship(t.Context(), "..", dir, cache, 1) }))
+	check(t, gently(func() error { return shipCloud(t.Context(), "..", dir, cache, 1) }))
 	out := filepath.Join(dir, imageFolder)
 	packed, err := os.ReadFile(filepath.Join(out, InitramfsFile))
 	check(t, err)

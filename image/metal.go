@@ -88,6 +88,29 @@ func writeModulesAlias(w io.Writer, mods []Module) error {
 	return nil
 }
 
+// writeModulesFirmware writes modules.firmware, an index of our own: "firmware MODULE FILE",
+// a line for each file that a driver of devices, or a module it needs, may ask the kernel
+// for. The image has none of them, so each is one that PID 1 must warn of.
+func writeModulesFirmware(w io.Writer, mods []Module) error {
+	byName := modulesByName(mods)
+	for _, m := range mods {
+		if !slices.ContainsFunc(m.Aliases, func(a string) bool { return strings.Contains(a, ":") }) {
+			continue
+		}
+		files := slices.Clone(m.Firmware)
+		for _, d := range needs(m, byName) {
+			files = append(files, d.Firmware...)
+		}
+		slices.Sort(files)
+		for _, f := range slices.Compact(files) {
+			if _, err := fmt.Fprintf(w, "firmware %s %s\n", m.Name, f); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // cryptoAliases maps what modules in crypto/ call themselves ("crc32c") to their names: the
 // soft dependencies of others are written so.
 func (k *Kernel) cryptoAliases(files map[string]string) (map[string]string, error) {

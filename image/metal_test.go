@@ -69,6 +69,20 @@ func TestMetalModules(t *testing.T) {
 			t.Errorf("modules.alias lacks %q", want)
 		}
 	}
+	var firmware bytes.Buffer
+	check(t, writeModulesFirmware(&firmware, mods))
+	for _, want := range []string{ // qede's is what qed asks for, which it needs
+		"firmware bnx2 bnx2/bnx2-mips-09-6.2.1b.fw\n", "firmware bnx2x bnx2x/", "firmware cxgb4 cxgb4/t5fw.bin\n", "firmware qede qed/", "firmware e100 e100/",
+	} {
+		if !strings.Contains(firmware.String(), want) {
+			t.Errorf("modules.firmware lacks %q", want)
+		}
+	}
+	for _, quiet := range []string{"e1000e", "igb", "virtio_net", "virtio_blk", "ahci", "nvme", "mpt3sas", "megaraid_sas"} {
+		if strings.Contains(firmware.String(), "firmware "+quiet+" ") {
+			t.Errorf("modules.firmware warns of %s, which wants no file", quiet)
+		}
+	}
 	for line := range strings.Lines(alias.String()) {
 		if f := strings.Fields(line); len(f) != 3 || !strings.Contains(f[1], ":") {
 			t.Errorf("bad line %q", line)

@@ -53,7 +53,10 @@ type Module struct {
 	Depends []string // names it needs loaded first, from its .modinfo
 	Soft    []string // names or aliases it asks to have loaded first, where they exist
 	Aliases []string // devices it drives and other names it goes by
-	Content []byte
+	// Firmware are the files it may ask the kernel for, below lib/firmware: those of all
+	// devices it drives, so one device asks for few of them or none.
+	Firmware []string
+	Content  []byte
 }
 
 // Modules returns the modules a node needs with all they depend on, sorted by path, and
@@ -182,7 +185,7 @@ func readModule(dir, rel, release string) (Module, error) {
 			m.Depends = append(m.Depends, strings.ReplaceAll(dep, "-", "_"))
 		}
 	}
-	m.Aliases = info["alias"]
+	m.Aliases, m.Firmware = info["alias"], info["firmware"]
 	for _, line := range info["softdep"] { // softdep=pre: a b post: c
 		before := false
 		for _, w := range strings.Fields(line) {
@@ -219,28 +222,42 @@ func modinfo(ko []byte) (map[string][]string, error) {
 	return info, nil
 }
 
-// writeModulesDep writes modules.dep as depmod(8) does: the module, then everything it
-// needs, so that loading from the end of the line works. There is no blank after a colon
-// that nothing follows: u-root's kmodule takes one for the name of a module.
-func writeModulesDep(w io.Writer, mods []Module) error {
+func modulesByName(mods []Module) map[string]Module {
 	byName := map[string]Module{}
 	for _, m := range mods {
 		byName[m.Name] = m
 	}
-	for _, m := range mods {
-		var order []string
-		seen := map[string]bool{m.Name: true}
-		var visit func(m Module)
-		visit = func(m Module) {
-			for _, dep := range m.Depends {
-				if d, ok := byName[dep]; ok && !seen[dep] {
-					seen[dep] = true
-					visit(d)
-					order = append(order, d.Path)
-				}
+	return byName
+}
+
+// needs lists all modules that m needs, those that must be loaded first first.
+func needs(m Module, byName map[string]Module) []Module {
+	var order []Module
+	seen := map[string]bool{m.Name: true}
+	var visit func(m Module)
+	visit = func(m Module) {
+		for _, dep := range m.Depends {
+			if d, ok := byName[dep]; ok && !seen[dep] {
+				seen[dep] = true
+				visit(d)
+				order = append(order, d)
 			}
 		}
-		visit(m)
+	}
+	visit(m)
+	return order
+}
+
+// writeModulesDep writes modules.dep as depmod(8) does: the module, then everything it
+// needs, so that loading from the end of the line works. There is no blank after a colon
+// that nothing follows: u-root's kmodule takes one for the name of a module.
+func writeModulesDep(w io.Writer, mods []Module) error {
+	byName := modulesByName(mods)
+	for _, m := range mods {
+		var order []string
+		for _, d := range needs(m, byName) {
+			order = append(order, d.Path)
+		}
 		slices.Reverse(order) // what must be loaded first comes last
 		line := m.Path + ":"
 		if len(order) > 0 {
@@ -255,7 +272,8 @@ func writeModulesDep(w io.Writer, mods []Module) error {
 
 // addModules puts the modules and their indexes under lib/modules/<release>. The file
 // modules.load lists what PID 1 loads, one name a line with its parameters, in order;
-// modules.alias, in a metal image, what it loads for a device that is there.
+// modules.alias, in a metal image, what it loads for a device that is there, and
+// modules.firmware what such a driver may ask for in vain.
 func (t *Tree) addModules(k *Kernel, mods []Module, load []string) error {
 	root := "lib/modules/" + k.Release + "/"
 	for _, m := range mods {
@@ -271,13 +289,14 @@ func (t *Tree) addModules(k *Kernel, mods []Module, load []string) error {
 	if err != nil {
 		return err
 	}
-	var aliases error
+	var devices error
 	if k.Kind() == Metal {
-		var alias bytes.Buffer
-		aliases = errors.Join(writeModulesAlias(&alias, mods), t.File(root+"modules.alias", 0o644, alias.Bytes()))
+		var alias, firmware bytes.Buffer
+		devices = errors.Join(writeModulesAlias(&alias, mods), writeModulesFirmware(&firmware, mods))
+		devices = errors.Join(devices, t.File(root+"modules.alias", 0o644, alias.Bytes()), t.File(root+"modules.firmware", 0o644, firmware.Bytes()))
 	}
 	return errors.Join(
-		aliases,
+		devices,
 		t.File(root+"modules.dep", 0o644, dep.Bytes()),
 		t.File(root+"modules.builtin", 0o644, builtin),
 		t.File(root+"modules.load", 0o644, []byte(strings.Join(load, "\n")+"\n")),

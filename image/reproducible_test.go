@@ -19,16 +19,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// What ship makes in a folder: what `make image` makes, from the same sources.
+// What ship makes in a folder: what `make image` and `make iso` make, from the same sources.
 const (
 	binaryFile  = "runink"
 	engineFile  = "runink-engine"
 	imageFolder = "image"
+	metalFolder = "metal"
+	isoFile     = "runink.iso"
 )
 
 var shipped = []string{
 	binaryFile, engineFile, imageFolder + "/" + VmlinuzFile, imageFolder + "/" + InitramfsFile,
 	imageFolder + "/" + ManifestFile, imageFolder + "/" + SumsFile,
+	metalFolder + "/" + VmlinuzFile, metalFolder + "/" + InitramfsFile, metalFolder + "/" + ManifestFile, metalFolder + "/" + SumsFile,
+	isoFile,
 }
 
 // other is what TestReproducible tells this binary when it is to be the other user: the
@@ -86,18 +90,35 @@ func becomeOther(dir, modules string) error {
 // level is what `make image` packs with.
 const level = 10
 
-// ship builds the programs from the sources in src, and the image that holds them, into dir.
+// ship builds the programs from the sources in src, the images that hold them, and a boot
+// medium, into dir.
 func ship(ctx context.Context, src, dir, cache string, level int) error {
+	if err := shipCloud(ctx, src, dir, cache, level); err != nil {
+		return err
+	}
+	if err := pack(ctx, dir, metalFolder, cache, level, MetalLock); err != nil {
+		return err
+	}
+	return BuildISO(ctx, MediaOptions{Image: filepath.Join(dir, metalFolder), Out: filepath.Join(dir, isoFile)})
+}
+
+// shipCloud is the part of ship that virtual machines boot.
+func shipCloud(ctx context.Context, src, dir, cache string, level int) error {
 	binary, engine := filepath.Join(dir, binaryFile), filepath.Join(dir, engineFile)
 	if err := errors.Join(GoBuild(ctx, src, "./cmd/runink", binary), GoBuild(ctx, src, "./cmd/runink-engine", engine)); err != nil {
 		return err
 	}
-	lock, err := KernelLock()
+	return pack(ctx, dir, imageFolder, cache, level, KernelLock)
+}
+
+// pack builds an image of the programs in dir, with the kernel of a lock file.
+func pack(ctx context.Context, dir, folder, cache string, level int, read func() (Lock, error)) error {
+	lock, err := read()
 	if err != nil {
 		return err
 	}
 	_, err = Build(ctx, Options{
-		Binary: binary, Engine: engine, Out: filepath.Join(dir, imageFolder), Cache: cache, Level: level,
+		Binary: filepath.Join(dir, binaryFile), Engine: filepath.Join(dir, engineFile), Out: filepath.Join(dir, folder), Cache: cache, Level: level,
 		BuildTime: time.Unix(1_790_000_000, 0), Lock: lock, Log: slog.Default(),
 	})
 	return err
@@ -134,8 +155,8 @@ func copySources(t *testing.T, umask, dir string) {
 
 // What ships is the same bytes when two users build it: from copies of the sources in
 // different folders, with different umasks, time zones and homes, and once with
-// this machine's caches of Go and once with none. Programs, kernel, initramfs, manifest and
-// sums, all of them.
+// this machine's caches of Go and once with none. Programs, both images (kernel, initramfs,
+// manifest and sums) and the ISO, all of them.
 func TestReproducible(t *testing.T) {
 	if testing.Short() {
 		t.Skip("builds the binaries without a cache")
@@ -143,19 +164,20 @@ func TestReproducible(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test needs root: it builds as another user, too")
 	}
-	k := lockedKernel(t)
-	here, there := t.TempDir(), newOther(t, k)
+	k, metal := lockedKernel(t), metalKernel(t)
+	here, there := t.TempDir(), newOther(t, k, metal)
 	// Both copies first: who edits the work tree meanwhile changes neither.
 	copySources(t, "022", filepath.Join(here, "a place with spaces"))
 
+	// Side by side: what this user builds is done while the other still compiles.
+	wait := shipAsOther(t, there)
 	t.Setenv("TZ", "UTC")
 	old := unix.Umask(0o022)
 	err := gently(func() error {
 		return ship(t.Context(), filepath.Join(here, "a place with spaces"), here, cache, level)
 	})
 	unix.Umask(old)
-	check(t, err)
-	shipAsOther(t, there)
+	check(t, errors.Join(err, wait()))
 
 	for _, name := range shipped {
 		a, err := os.ReadFile(filepath.Join(here, name))
@@ -177,20 +199,22 @@ func TestReproducible(t *testing.T) {
 			t.Errorf("the image in %s was made by %+v with mode %o, want %+v", dir, fi.Sys(), fi.Mode().Perm(), want)
 		}
 	}
-	manifest, err := os.ReadFile(filepath.Join(there, imageFolder, ManifestFile))
-	check(t, err)
-	initramfs, err := os.ReadFile(filepath.Join(here, imageFolder, InitramfsFile))
-	check(t, err)
-	for _, want := range []string{k.Lock.SHA256, k.Lock.Version, `"locked": true`, digest(initramfs), `"name": "init"`, `"name": "` + EnginePath + `"`} {
-		if !strings.Contains(string(manifest), want) {
-			t.Errorf("the manifest lacks %s", want)
+	for folder, k := range map[string]*Kernel{imageFolder: k, metalFolder: metal} {
+		manifest, err := os.ReadFile(filepath.Join(there, folder, ManifestFile))
+		check(t, err)
+		initramfs, err := os.ReadFile(filepath.Join(here, folder, InitramfsFile))
+		check(t, err)
+		for _, want := range []string{k.Lock.SHA256, k.Lock.Version, `"locked": true`, digest(initramfs), `"name": "init"`, `"name": "` + EnginePath + `"`} {
+			if !strings.Contains(string(manifest), want) {
+				t.Errorf("the manifest in %s lacks %s", folder, want)
+			}
 		}
 	}
 }
 
-// newOther makes a folder of the other user's, with the sources and the kernel's package,
+// newOther makes a folder of the other user's, with the sources and the kernels' packages,
 // and nothing else.
-func newOther(t *testing.T, k *Kernel) string {
+func newOther(t *testing.T, kernels ...*Kernel) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "reproducible-") // others may not enter t.TempDir
 	check(t, err)
@@ -200,20 +224,23 @@ func newOther(t *testing.T, k *Kernel) string {
 		}
 	})
 	copySources(t, "077", filepath.Join(dir, "sources"))
-	deb, err := os.ReadFile(filepath.Join(cache, k.SHA256+".deb"))
-	check(t, err)
 	for _, d := range []string{"cache", "home/go/pkg/mod", "tmp"} {
 		check(t, os.MkdirAll(filepath.Join(dir, d), 0o700))
 	}
-	check(t, os.WriteFile(filepath.Join(dir, "cache", k.SHA256+".deb"), deb, 0o600))
+	for _, k := range kernels {
+		deb, err := os.ReadFile(filepath.Join(cache, k.SHA256+".deb"))
+		check(t, err)
+		check(t, os.WriteFile(filepath.Join(dir, "cache", k.SHA256+".deb"), deb, 0o600))
+	}
 	check(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, otherID, otherID))
 	}))
 	return dir
 }
 
-// shipAsOther has the other user build, with nothing of this one's environment.
-func shipAsOther(t *testing.T, dir string) {
+// shipAsOther begins to build as the other user, with nothing of this one's environment;
+// what it returns waits for the end.
+func shipAsOther(t *testing.T, dir string) (wait func() error) {
 	t.Helper()
 	modules, err := exec.CommandContext(t.Context(), "go", "env", "GOMODCACHE").Output()
 	check(t, err)
@@ -225,7 +252,13 @@ func shipAsOther(t *testing.T, dir string) {
 		"USER=other", "LANG=C.UTF-8", "TZ=Pacific/Auckland", "GOPROXY=off", "GOTOOLCHAIN=local",
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	check(t, cmd.Start())
+	return func() error {
+		if err := cmd.Wait(); err != nil {
+			return fmt.Errorf("%w\n%s", err, out.Bytes())
+		}
+		return nil
 	}
 }

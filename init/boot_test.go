@@ -201,6 +201,13 @@ func TestBoot(t *testing.T) {
 		n.never(`state disk busy`)
 	})
 
+	t.Run("a VLAN on a bond", func(t *testing.T) {
+		n.on(t, first+" runink.bond=bond0,active-backup,eth0 runink.vlan=v7,bond0,7 runink.ip=v7,10.77.7.2/24")
+		n.see(`^status netd: ready: v7 10\.77\.7\.2/24 \(static\)$`)
+		n.see(`^runink: ready node=n1 role=control\+worker addresses=10\.77\.7\.2 `)
+		n.PowerCut()
+	})
+
 	t.Run("join is refused, static address, no disk, old clock", func(t *testing.T) {
 		disks := []qemu.Disk(nil)
 		check(t, n.Configure(func(c *qemu.MachineConfig) {

@@ -24,6 +24,7 @@ import (
 type devices struct {
 	m       *machine
 	aliases aliases
+	wants   firmware
 	events  *os.File // socket that the kernel announces devices on
 
 	mu    sync.Mutex
@@ -32,7 +33,8 @@ type devices struct {
 
 // loadDevices loads the drivers of all devices there are, and starts to listen for those
 // that come later: buses that are slow to look around, and what a person plugs in. It names
-// the machine's disks, network cards and USB controllers that the image has no driver for.
+// the machine's disks, network cards and USB controllers that the image has no driver for,
+// and those whose driver may want a file that the image lacks.
 func (m *machine) loadDevices(ctx context.Context, dir string) error {
 	const op = "load drivers"
 	text, err := os.ReadFile(filepath.Join(dir, "modules.alias"))
@@ -42,7 +44,11 @@ func (m *machine) loadDevices(ctx context.Context, dir string) error {
 	if err != nil {
 		return errs.E(errs.Internal, op, "%w", err)
 	}
-	d := &devices{m: m, aliases: readAliases(string(text)), asked: map[string]bool{}}
+	wants, err := os.ReadFile(filepath.Join(dir, "modules.firmware"))
+	if err != nil {
+		return errs.E(errs.Corrupt, op, "the image has modules.alias, and no index of firmware: %w", err).WithHint("build the image again: make metal")
+	}
+	d := &devices{m: m, aliases: readAliases(string(text)), wants: readFirmware(string(wants)), asked: map[string]bool{}}
 	// Listen first, then look: what comes between is seen twice, not never.
 	if d.events, err = listenUevents(); err != nil {
 		return errs.E(errs.Internal, op, "listen for devices: %w", err)
@@ -64,12 +70,17 @@ func (m *machine) loadDevices(ctx context.Context, dir string) error {
 	if _, err := os.Stat(watchdog.Dev); os.IsNotExist(err) {
 		d.load([]string{"softdog"})
 	}
-	lacking, err := d.lacking("/sys")
+	found, err := pciDevices("/sys")
 	if err != nil {
 		return errs.E(errs.Internal, op, "%w", err)
 	}
-	for _, l := range lacking {
-		m.log.Warn("the image has no driver for " + l)
+	lacking := d.lacking(found)
+	for _, p := range lacking {
+		m.log.Warn("the image has no driver for " + p.String())
+	}
+	for _, n := range d.hungry(found) {
+		m.log.Warn("the image lacks firmware that "+n.device.String()+" may not work without",
+			"module", n.module, "files", someOf(n.files), "what_to_do", "if it does not work, use another one: the image has no firmware files")
 	}
 	m.log.Info("drivers loaded", "modules", len(d.asked), "devices_without", len(lacking))
 	m.spawn("devices", func() { d.listen(ctx) })
@@ -125,14 +136,22 @@ func modaliases(sys string) ([]string, error) {
 	return slices.Compact(all), nil
 }
 
-// lacking describes the devices a node may need that have no driver and for which the
-// image has none.
-func (d *devices) lacking(sys string) ([]string, error) {
+// pciDevice is a device that a node may depend on.
+type pciDevice struct {
+	what, at, alias string
+	driven          bool   // a driver has it
+	module          string // the driver's, if it has one and is no part of the kernel
+}
+
+func (p pciDevice) String() string { return fmt.Sprintf("the %s at %s (%s)", p.what, p.at, p.alias) }
+
+// pciDevices finds the devices below sys that a node may depend on (see pciClass).
+func pciDevices(sys string) ([]pciDevice, error) {
 	paths, err := filepath.Glob(filepath.Join(sys, "bus/pci/devices/*"))
 	if err != nil {
 		return nil, err
 	}
-	var list []string
+	var list []pciDevice
 	for _, p := range paths {
 		class, err := os.ReadFile(filepath.Join(p, "class"))
 		if err != nil {
@@ -143,23 +162,38 @@ func (d *devices) lacking(sys string) ([]string, error) {
 		if what == "" || err != nil {
 			continue
 		}
+		d := pciDevice{what: what, at: filepath.Base(p), alias: strings.TrimSpace(string(alias))}
 		if _, err := os.Lstat(filepath.Join(p, "driver")); err == nil {
-			continue
+			d.driven = true
+			if module, err := os.Readlink(filepath.Join(p, "driver/module")); err == nil {
+				d.module = filepath.Base(module)
+			}
 		}
-		if a := strings.TrimSpace(string(alias)); len(d.aliases.modules(a)) == 0 {
-			list = append(list, fmt.Sprintf("the %s at %s (%s)", what, filepath.Base(p), a))
-		}
+		list = append(list, d)
 	}
 	return list, nil
 }
+
+// lacking are those that have no driver and for which the image has none.
+func (d *devices) lacking(all []pciDevice) []pciDevice {
+	return slices.DeleteFunc(slices.Clone(all), func(p pciDevice) bool {
+		return p.driven || len(d.aliases.modules(p.alias)) > 0
+	})
+}
+
+// What pciClass calls those that drivers of may want firmware.
+const (
+	diskController = "disk controller"
+	networkCard    = "network card"
+)
 
 // pciClass names the classes (PCI Code and ID Assignment) that a node may depend on.
 func pciClass(class string) string {
 	switch {
 	case strings.HasPrefix(class, "0x01"):
-		return "disk controller"
+		return diskController
 	case strings.HasPrefix(class, "0x02"):
-		return "network card"
+		return networkCard
 	case strings.HasPrefix(class, "0x0c03"):
 		return "USB controller"
 	}

@@ -1,6 +1,7 @@
 package pid1
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -58,11 +59,24 @@ func TestUeventAlias(t *testing.T) {
 	}
 }
 
+const someFirmware = `# a comment
+firmware raid r/1.bin
+firmware raid r/2.bin
+firmware raid r/3.bin
+firmware raid r/4.bin
+firmware raid r/a name with blanks.bin
+firmware wide w/1.fw
+firmware xhci_pci x.mem
+firmware nothing
+firmware
+`
+
 // What the image lacks is named: a network card without a driver, not a card that has one,
-// nor what a node can do without.
+// nor what a node can do without; and the files that the driver of a card or controller may
+// want, be it the one that has it or one that may.
 func TestLacking(t *testing.T) {
 	sys := t.TempDir()
-	device := func(name, class, alias string, driver bool) {
+	device := func(name, class, alias, driver string) {
 		t.Helper()
 		dir := filepath.Join(sys, "bus/pci/devices", name)
 		for file, text := range map[string]string{"class": class, "modalias": alias} {
@@ -73,25 +87,45 @@ func TestLacking(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if driver {
-			if err := os.Symlink("../../drivers/x", filepath.Join(dir, "driver")); err != nil {
-				t.Fatal(err)
-			}
+		if driver == "" {
+			return
+		}
+		module := filepath.Join(sys, "bus/pci/drivers", driver, "module")
+		if err := os.MkdirAll(filepath.Dir(module), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(os.Symlink("../../drivers/"+driver, filepath.Join(dir, "driver")), os.Symlink("../../../../module/"+driver, module)); err != nil {
+			t.Fatal(err)
 		}
 	}
-	device("0000:00:01.0", "0x020000", "pci:v00008086d000010D3sv0sd0bc02sc00i00", false) // a driver is there, and late
-	device("0000:00:02.0", "0x020000", "pci:v0000BEEFd00000001sv0sd0bc02sc00i00", false)
-	device("0000:00:03.0", "0x010700", "pci:v0000BEEFd00000002sv0sd0bc01sc07i00", true)
-	device("0000:00:04.0", "0x030000", "pci:v0000BEEFd00000003sv0sd0bc03sc00i00", false)
-	d := &devices{aliases: readAliases(someAliases)}
-	got, err := d.lacking(sys)
-	want := []string{"the network card at 0000:00:02.0 (pci:v0000BEEFd00000001sv0sd0bc02sc00i00)"}
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %q, %v; want %q", got, err, want)
+	device("0000:00:01.0", "0x020000", "pci:v00008086d000010D3sv0sd0bc02sc00i00", "") // a driver is there, and late
+	device("0000:00:02.0", "0x020000", "pci:v0000BEEFd00000001sv0sd0bc02sc00i00", "")
+	device("0000:00:03.0", "0x010700", "pci:v0000BEEFd00000002sv0sd0bc01sc07i00", "raid")
+	device("0000:00:04.0", "0x030000", "pci:v0000BEEFd00000003sv0sd0bc03sc00i00", "")
+	device("0000:00:05.0", "0x0c0330", "pci:v0000BEEFd00000004sv0sd0bc0Csc03i30", "xhci_pci")
+	device("0000:00:06.0", "0x020000", "pci:v00008086d000010D4sv0sd0bc02sc00i00", "e1000e") // and wide would take it
+	d := &devices{aliases: readAliases(someAliases), wants: readFirmware(someFirmware)}
+	found, err := pciDevices(sys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, p := range d.lacking(found) {
+		got = append(got, p.String())
+	}
+	if want := []string{"the network card at 0000:00:02.0 (pci:v0000BEEFd00000001sv0sd0bc02sc00i00)"}; !slices.Equal(got, want) {
+		t.Errorf("got %q; want %q", got, want)
+	}
+	got = nil
+	for _, h := range d.hungry(found) {
+		got = append(got, h.device.at+" "+h.module+": "+someOf(h.files))
+	}
+	if want := []string{"0000:00:01.0 wide: w/1.fw", "0000:00:03.0 raid: r/1.bin, r/2.bin, r/3.bin and 2 more"}; !slices.Equal(got, want) {
+		t.Errorf("got %q; want %q", got, want)
 	}
 	all, err := modaliases(sys)
-	if err != nil || len(all) != 4 {
-		t.Errorf("got %q, %v; want four", all, err)
+	if err != nil || len(all) != 6 {
+		t.Errorf("got %q, %v; want six", all, err)
 	}
 }
 

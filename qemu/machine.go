@@ -56,6 +56,9 @@ type MachineConfig struct {
 	MAC  net.HardwareAddr
 	NIC  string
 
+	// Devices are further ones, as QEMU's -device takes them.
+	Devices []string
+
 	// Channels are virtio-serial ports by name (/dev/virtio-ports/<name> by udev's
 	// convention). The function gets the connection of one boot and owns it; it must
 	// return when reading fails.
@@ -431,6 +434,9 @@ func (c *MachineConfig) args(dir string) []string {
 	if c.Port != nil {
 		a = append(a, "-netdev", "stream,id=n0,server=on,addr.type=unix,addr.path="+filepath.Join(dir, "net"),
 			"-device", cmp.Or(c.NIC, "virtio-net-pci")+",netdev=n0,mac="+c.MAC.String()+c.netBootArgs())
+	}
+	for _, d := range c.Devices {
+		a = append(a, "-device", d)
 	}
 	return a
 }

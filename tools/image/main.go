@@ -115,7 +115,7 @@ func build(ctx context.Context, kind image.Kind, binary, engine, pkg, out, cache
 		return err
 	}
 	res, err := image.Build(ctx, image.Options{
-		Binary: binary, Engine: engine, Out: out, Cache: cache, Level: level, BuildTime: at, Lock: lock,
+		Binary: binary, Engine: engine, Out: out, Cache: cache, Level: level, BuildTime: at, Lock: lock, Weigh: true,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {

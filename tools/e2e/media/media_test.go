@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/runink/runink/image"
+	"github.com/runink/runink/internal/nodecfg"
 	"github.com/runink/runink/internal/nodedisk"
 	"github.com/runink/runink/qemu"
 	"github.com/runink/runink/tools/harness"
@@ -69,7 +70,7 @@ func boot() (*harness.Cluster, error) {
 		return nil, err
 	}
 	cloud := filepath.Join(root, "build", "image")
-	for _, f := range []string{bin, filepath.Join(cloud, image.VmlinuzFile), filepath.Join(metal, image.VmlinuzFile)} {
+	for _, f := range []string{bin, writer, filepath.Join(cloud, image.VmlinuzFile), filepath.Join(metal, image.VmlinuzFile)} {
 		if _, err := os.Stat(f); err != nil {
 			return nil, fmt.Errorf("%w: run `make image metal` first", err)
 		}
@@ -95,6 +96,39 @@ func boot() (*harness.Cluster, error) {
 
 // metal is the folder of the metal image.
 var metal = filepath.Join(root, "build", "metal")
+
+// writer is the program that writes media.
+var writer = filepath.Join(root, "bin", "runink-image")
+
+// typed runs a program in the repository, as people do who write a medium.
+func typed(ctx context.Context, t *testing.T, program string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, program, args...)
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%s: %v\n%s", program, err, out)
+	}
+}
+
+// flags are words as flags of bin/runink-image: "--node", "n2".
+func flags(words []string) []string {
+	var list []string
+	for _, w := range words {
+		key, value, _ := strings.Cut(strings.TrimPrefix(w, nodecfg.Prefix), "=")
+		list = append(list, "--"+key, value)
+	}
+	return list
+}
+
+// blank writes an ISO without words in its menu.
+func blank(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	iso := filepath.Join(t.TempDir(), "runink.iso")
+	if err := image.BuildISO(ctx, image.MediaOptions{Image: metal, Out: iso}); err != nil {
+		t.Fatal(err)
+	}
+	return iso
+}
 
 // limit bounds a test's waiting, in the machines' time.
 func limit(t *testing.T, c *harness.Cluster) context.Context {
@@ -124,7 +158,7 @@ func on(ctx context.Context, t *testing.T, c *harness.Cluster, set func(*qemu.Ma
 	t.Helper()
 	m := c.Machine(guest)
 	err := m.Configure(func(cfg *qemu.MachineConfig) {
-		cfg.Kernel, cfg.Initrd, cfg.Cmdline, cfg.Disks, cfg.SMBIOS = "", "", "", nil, nil
+		cfg.Kernel, cfg.Initrd, cfg.Cmdline, cfg.Disks, cfg.SMBIOS, cfg.FwCfg, cfg.Devices = "", "", "", nil, nil, nil, nil
 		cfg.NIC = "e1000e" // a card that the cloud image has no driver for
 		set(cfg)
 	})
@@ -169,28 +203,76 @@ func remove(ctx context.Context, t *testing.T, c *harness.Cluster) {
 	}
 }
 
-// An ISO boots as a CD and as a disk, by BIOS and by UEFI, each time with the words of a
-// fresh token in its menu. As a CD by BIOS it does so in TestInstall.
+// An ISO boots as a CD and as a disk, by BIOS and by UEFI. Each time a fresh token reaches
+// the node another way: in the menu, as the commands of docs/boot.md write it, or beside a
+// menu without words. What the image lacks for the machine it says.
 func TestISO(t *testing.T) {
+	// medium returns the path of an ISO in dir, for a guest with the words; it may attach
+	// to the machine what else it needs.
+	type medium func(ctx context.Context, t *testing.T, dir string, words []string, cfg *qemu.MachineConfig) string
 	for _, tt := range []struct {
 		name     string
 		firmware qemu.Firmware
 		bus      qemu.Bus
+		medium   medium
+		says     []string
 	}{
-		{"BIOS, disk", qemu.BIOS, qemu.SATA},
-		{"UEFI, CD", qemu.UEFI, qemu.CD},
-		{"UEFI, USB stick", qemu.UEFI, qemu.USB},
+		{
+			"BIOS, CD, written by bin/runink-image", qemu.BIOS, qemu.CD,
+			func(ctx context.Context, t *testing.T, dir string, words []string, cfg *qemu.MachineConfig) string {
+				iso := filepath.Join(dir, "runink.iso")
+				typed(ctx, t, "bin/runink-image", append([]string{"iso", "-out", iso}, flags(words)...)...)
+				// A switch that the kernel has no driver for, and a card whose driver may want files.
+				cfg.Devices = []string{"rocker", "i82559c,romfile="}
+				return iso
+			},
+			[]string{
+				`^runink: WARN the image has no driver for the network card at 0000:\S+ \(pci:v00001B36d00000006`,
+				`^runink: WARN the image lacks firmware that the network card at 0000:\S+ \(pci:v00008086d00001229\S+ may not work without module=e100 files="e100/\S+, .*" what_to_do="if it does not work, use another one: `,
+			},
+		},
+		{
+			"BIOS, disk, written by make", qemu.BIOS, qemu.SATA,
+			func(ctx context.Context, t *testing.T, dir string, words []string, _ *qemu.MachineConfig) string {
+				iso := filepath.Join(dir, "runink.iso")
+				// The image is there, and stays what the other tests boot.
+				typed(ctx, t, "make", "-o", "metal", "iso", "WORDS=-out "+iso+" "+strings.Join(words, " "))
+				return iso
+			},
+			[]string{` from="kernel command line"$`},
+		},
+		{
+			"UEFI, CD, told by fw_cfg", qemu.UEFI, qemu.CD,
+			func(ctx context.Context, t *testing.T, _ string, words []string, cfg *qemu.MachineConfig) string {
+				cfg.FwCfg = map[string]string{nodecfg.FwCfgName: strings.Join(words, "\n") + "\n"}
+				return blank(ctx, t)
+			},
+			[]string{` from="kernel command line, fw_cfg opt/org\.runink/config"$`},
+		},
+		{
+			"UEFI, USB stick, told by a config disk on another", qemu.UEFI, qemu.USB,
+			func(ctx context.Context, t *testing.T, dir string, words []string, cfg *qemu.MachineConfig) string {
+				disk := filepath.Join(dir, "cfg.img")
+				typed(ctx, t, "bin/runink-image", append([]string{"config", "-out", disk}, words...)...)
+				cfg.Media = append(cfg.Media, qemu.Media{Bus: qemu.USB, Path: disk})
+				// How long a node waits for the disk goes by what it knows before.
+				cfg.SMBIOS = []string{fmt.Sprintf("runink.timescale=%g", cluster(t).Accel.TimeScale)}
+				return blank(ctx, t)
+			},
+			[]string{` from="kernel command line, SMBIOS, config disk /dev/sd[ab]"$`},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := cluster(t)
 			ctx := limit(t, c)
-			iso := filepath.Join(t.TempDir(), "runink.iso")
-			if err := image.BuildISO(ctx, image.MediaOptions{Image: metal, Out: iso, Words: words(ctx, t, c)}); err != nil {
-				t.Fatal(err)
-			}
+			minted := words(ctx, t, c)
 			mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
-				cfg.Firmware, cfg.Media = tt.firmware, []qemu.Media{{Bus: tt.bus, Path: iso}}
+				cfg.Firmware, cfg.Media = tt.firmware, []qemu.Media{{Bus: tt.bus}}
+				cfg.Media[0].Path = tt.medium(ctx, t, t.TempDir(), minted, cfg)
 			})
+			for _, line := range tt.says {
+				see(ctx, t, c, mark, line)
+			}
 			ready(ctx, t, c, mark)
 			remove(ctx, t, c)
 		})
@@ -204,9 +286,7 @@ func TestDisk(t *testing.T) {
 	c := cluster(t)
 	ctx := limit(t, c)
 	disk := filepath.Join(t.TempDir(), "disk.img")
-	if err := image.BuildDisk(ctx, image.MediaOptions{Image: metal, Out: disk, Words: words(ctx, t, c), StateBytes: 256 << 20}); err != nil {
-		t.Fatal(err)
-	}
+	typed(ctx, t, "make", "-o", "metal", "disk", "WORDS=-out "+disk+" -state-size 256 "+strings.Join(words(ctx, t, c), " "))
 	for _, tt := range []struct {
 		firmware qemu.Firmware
 		size     int64
@@ -348,15 +428,12 @@ func nodeKey(ctx context.Context, t *testing.T, c *harness.Cluster) string {
 func TestEditedMenu(t *testing.T) {
 	c := cluster(t)
 	ctx := limit(t, c)
-	iso := filepath.Join(t.TempDir(), "runink.iso")
-	if err := image.BuildISO(ctx, image.MediaOptions{Image: metal, Out: iso}); err != nil {
-		t.Fatal(err)
-	}
-	var typed string
+	iso := blank(ctx, t)
+	var entered string
 	var rest []string
 	for _, w := range words(ctx, t, c) {
 		if strings.HasPrefix(w, "runink.role=") {
-			typed = w
+			entered = w
 		} else {
 			rest = append(rest, w)
 		}
@@ -368,7 +445,7 @@ func TestEditedMenu(t *testing.T) {
 	see(ctx, t, c, mark, `GNU GRUB`)
 	const down, end, boot = "\x0e", "\x05", "\x18" // Ctrl-N, Ctrl-E, Ctrl-X
 	// The first two lines of the editor are "setparams" and an empty one.
-	if err := c.Machine(guest).Type("e" + down + down + end + " " + typed + boot); err != nil {
+	if err := c.Machine(guest).Type("e" + down + down + end + " " + entered + boot); err != nil {
 		t.Fatal(err)
 	}
 	see(ctx, t, c, mark, `^runink: node name=n2 cluster=demo role=worker .* from="kernel command line, SMBIOS"$`)
@@ -380,10 +457,7 @@ func TestEditedMenu(t *testing.T) {
 func TestDamagedMedium(t *testing.T) {
 	c := cluster(t)
 	ctx := limit(t, c)
-	iso := filepath.Join(t.TempDir(), "runink.iso")
-	if err := image.BuildISO(ctx, image.MediaOptions{Image: metal, Out: iso}); err != nil {
-		t.Fatal(err)
-	}
+	iso := blank(ctx, t)
 	whole, err := os.ReadFile(iso)
 	if err != nil {
 		t.Fatal(err)
@@ -395,18 +469,20 @@ func TestDamagedMedium(t *testing.T) {
 	flipped := bytes.Clone(whole)
 	flipped[bytes.Index(whole, initramfs[:4096])+len(initramfs)/2] ^= 1
 	for _, tt := range []struct {
-		name string
-		data []byte
+		name     string
+		firmware qemu.Firmware
+		data     []byte
 	}{
-		{"truncated", whole[:len(whole)/2]},
-		{"one bit", flipped},
+		{"truncated", qemu.BIOS, whole[:len(whole)/2]},
+		{"one bit", qemu.BIOS, flipped},
+		{"one bit, UEFI", qemu.UEFI, flipped},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if err := os.WriteFile(iso, tt.data, 0o644); err != nil {
 				t.Fatal(err)
 			}
 			mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
-				cfg.Firmware, cfg.Media = qemu.BIOS, []qemu.Media{{Bus: qemu.CD, Path: iso}}
+				cfg.Firmware, cfg.Media = tt.firmware, []qemu.Media{{Bus: qemu.CD, Path: iso}}
 			})
 			defer c.Machine(guest).PowerCut()
 			see(ctx, t, c, mark, `Runink: THIS MEDIUM IS DAMAGED or was not written whole; nothing was started\.`)
