@@ -28,9 +28,9 @@ type program struct {
 	pidFD int32
 
 	// Written by the child only, in its own copy of the memory.
-	results []uintptr
-	report  [reportSize]byte
-	control uintptr // where the report goes
+	results  []uintptr
+	report   [reportSize]byte
+	reportTo uintptr // descriptor
 }
 
 // call is one system call. What it is for is said by what, should it fail.
@@ -47,9 +47,9 @@ type call struct {
 type kind uint8
 
 const (
-	plain   kind = iota
-	exact        // another result than want is a failure
-	control      // from here on the report goes to args[1]
+	plain kind = iota
+	exact      // another result than want is a failure
+	moves      // from here on reports go to args[1]
 )
 
 // value is an argument: a number, or the result of an earlier call of the program.
@@ -214,12 +214,12 @@ func (p *program) run() {
 		if e != 0 && e != c.may || c.as == exact && r != c.want {
 			p.report = [reportSize]byte{failed, byte(i), byte(i >> 8), byte(e), byte(e >> 8), byte(e >> 16), byte(e >> 24)}
 			// If the parent is gone there is nobody left to tell.
-			syscall.RawSyscall6(unix.SYS_WRITE, p.control, uintptr(unsafe.Pointer(&p.report)), reportSize, 0, 0, 0)
+			syscall.RawSyscall6(unix.SYS_WRITE, p.reportTo, uintptr(unsafe.Pointer(&p.report)), reportSize, 0, 0, 0)
 			break
 		}
 		p.results[i] = r
-		if c.as == control {
-			p.control = c.args[1]
+		if c.as == moves {
+			p.reportTo = c.args[1]
 		}
 	}
 	for {

@@ -62,7 +62,7 @@ func TestProgram(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer ours.Close()
-			p := &program{control: uintptr(theirs)}
+			p := &program{reportTo: uintptr(theirs)}
 			p.do("session", unix.SYS_SETSID) // and a process group, for the kill
 			tc.write(p)
 			p.do("report", unix.SYS_WRITE, num(theirs), p.bytes([]byte{ready}), num(1))

@@ -15,8 +15,8 @@ import (
 // the bundle if there is one (bundle is its number then, else -1).
 func compile(s *Spec, fds []uintptr, bundle int, filter []unix.SockFilter) *program {
 	b := &builder{program: &program{
-		control: fds[3+len(s.Files)],
-		calls:   make([]call, 0, 256+2*len(fds)), // what it takes, about
+		reportTo: fds[3+len(s.Files)],
+		calls:    make([]call, 0, 256+2*len(fds)), // what it takes, about
 	}, s: s, bundle: num(bundle)}
 	if s.ID != 0 {
 		b.user = 1
@@ -89,7 +89,7 @@ func (b *builder) descriptors(fds []uintptr) {
 		}
 	}
 	b.do("place the control socket", unix.SYS_DUP3, from[b.control()], num(b.control()), num(0))
-	b.calls[len(b.calls)-1].as = control
+	b.calls[len(b.calls)-1].as = moves
 	for i := range fds {
 		if i != b.control() {
 			b.do("place "+strconv.Itoa(i), unix.SYS_DUP3, from[i], num(i), num(0))
