@@ -28,7 +28,7 @@ help: ## list the targets
 # Debian packages that building and testing need, beside Go, git, gcc and make.
 PACKAGES := curl qemu-system-x86 iproute2 nftables e2fsprogs wireguard-tools \
   ovmf ipxe ipxe-qemu xorriso mtools grub-common grub-pc-bin grub-efi-amd64-bin \
-  debootstrap bash-completion zsh fish
+  debootstrap bash-completion zsh fish jq
 
 .PHONY: setup
 setup: ## install what is missing (Debian packages, Go modules)

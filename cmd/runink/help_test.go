@@ -77,13 +77,21 @@ func TestExamplesOfHelpAreAccepted(t *testing.T) {
 // to type.
 func TestCommandsOfTheTextsAreAccepted(t *testing.T) {
 	n := 0
-	for _, file := range []string{"README.md", "docs/dsl.md", "docs/observe.md", "examples/flights/flights.dsl", "tools/qemucluster/main.go"} {
+	files := []string{"README.md", "examples/flights/flights.dsl", "examples/flights/README.md", "tools/qemucluster/main.go"}
+	pages, err := filepath.Glob(filepath.Join("..", "..", "docs", "*.md"))
+	if err != nil || len(pages) == 0 {
+		t.Fatalf("%d pages in docs: %v", len(pages), err)
+	}
+	for _, page := range pages {
+		files = append(files, "docs/"+filepath.Base(page))
+	}
+	for _, file := range files {
 		text, err := os.ReadFile(filepath.Join("..", "..", file))
 		if err != nil {
 			t.Fatal(err)
 		}
 		for line := range strings.Lines(string(text)) {
-			m := regexp.MustCompile(`^(?:#.*: |  )?(?:bin/)?runink ([a-z].*)$`).FindStringSubmatch(strings.TrimRight(line, "\n"))
+			m := regexp.MustCompile(`^(?:#.*: | {2,4})?(?:bin/)?runink ([a-z].*)$`).FindStringSubmatch(strings.TrimRight(line, "\n"))
 			if m == nil {
 				continue
 			}

@@ -287,6 +287,23 @@ func TestDevStaysUntilInterrupted(t *testing.T) {
 	if b, err := cli.CombinedOutput(); err != nil || !bytes.Contains(b, []byte("ready,not-enforced")) {
 		t.Errorf("runink node list: %v\n%s", err, b)
 	}
+	// Of rejected rows only a command that says so shows what was in them.
+	d.see(`stays up until Ctrl-C`)
+	typed := func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(d.ctx, absolute(t, repository, "bin", "runink"), args...)
+		cmd.Env = append(os.Environ(), "RUNINK_CONFIG="+config)
+		out, err := cmd.Output()
+		if err != nil {
+			t.Fatalf("runink %s: %v", strings.Join(args, " "), err)
+		}
+		return string(out)
+	}
+	id := regexp.MustCompile(`[0-9a-z]{16}`).FindString(typed("ps", "--all"))
+	const name = "Thigpen" // of an airport without an IATA code
+	if closed, open := typed("artifact", "get", id+"/rejected"), typed("artifact", "get", id+"/rejected", "--open"); strings.Contains(closed, name) || !strings.Contains(open, name) {
+		t.Errorf("the name in a rejected row is seen: %v; once opened: %v", strings.Contains(closed, name), strings.Contains(open, name))
+	}
 	second := &dev{t: t, ctx: d.ctx, dir: d.dir, more: make(chan struct{}), ended: make(chan struct{})}
 	second.cmd = exec.Command("/proc/self/exe", d.cmd.Args[1:]...)
 	second.run([]string{selfEnv + "=1"})
