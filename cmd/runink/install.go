@@ -23,16 +23,16 @@ func newInstallCmd() *cobra.Command {
 	var ttl time.Duration
 	var quiet bool
 	c := &cobra.Command{
-		Use: "install NODE --disk DISK", Short: "Make the words with which a machine installs itself on its disk", Args: exactArgs(1, "NODE"),
+		Use: "install NAME --disk DISK", Short: "Make the words with which a machine installs itself on its disk", Args: exactArgs(1, "NAME"),
 		Long: `Make a token for a node, and print the kernel command line with which a machine that boots
 from the ISO, or over the network, installs itself on its disk as that node. It goes on as
 the node at once, and boots from the disk from then on.
 
 DISK is /dev/sda, serial:… or wwn:…, as the machine itself calls it. A disk that is not
-empty is refused by the machine, which says what is on it and what --wipe would have to be.`,
+empty is refused by the machine, which says what is on it and what --wipe would have to be.
+With -q it prints the words alone, as bin/runink-image iso takes them.`,
 		Example: `  runink install n7 --disk /dev/sda
-  runink install n7 --disk serial:S3Z8NB0K --wipe serial:S3Z8NB0K
-  bin/runink-image iso $(runink install n7 --disk /dev/sda -q)`,
+  runink install n7 --disk serial:S3Z8NB0K --wipe serial:S3Z8NB0K`,
 		RunE: withAPI(func(c *cobra.Command, api *apiclient.Client, args []string) error {
 			if err := within("--ttl", ttl, 15*time.Minute); err != nil {
 				return err
