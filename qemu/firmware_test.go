@@ -25,6 +25,8 @@ func TestOneWayToBoot(t *testing.T) {
 		{"nothing", MachineConfig{}, false},
 		{"no initramfs", MachineConfig{Kernel: "k"}, false},
 		{"firmware without media", MachineConfig{Firmware: BIOS}, false},
+		{"the network", MachineConfig{Firmware: BIOS, NetBoot: true, Port: &Port{}, MAC: make([]byte, 6)}, true},
+		{"the network without a card", MachineConfig{Firmware: BIOS, NetBoot: true}, false},
 		{"another firmware", MachineConfig{Firmware: "openboot", Media: cd}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -47,6 +49,25 @@ func TestOneWayToBoot(t *testing.T) {
 			t.Errorf("typing at a machine that is off: %v", err)
 		}
 	})
+}
+
+func TestNetBootArguments(t *testing.T) {
+	for _, tt := range []struct {
+		firmware    Firmware
+		board, card string
+	}{
+		{BIOS, "q35,graphics=off", "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01,bootindex=0"},
+		{UEFI, "q35", "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01,bootindex=0,romfile="},
+	} {
+		c := MachineConfig{Firmware: tt.firmware, NetBoot: true, Port: &Port{}, MAC: []byte{0x52, 0x54, 0, 0, 0, 1}}
+		if args := c.args(t.TempDir()); !slices.Contains(args, tt.board) || !slices.Contains(args, tt.card) {
+			t.Errorf("%s: %q", tt.firmware, args)
+		}
+	}
+	c := MachineConfig{Kernel: "k", Initrd: "i", Port: &Port{}, MAC: make([]byte, 6)}
+	if args := strings.Join(c.args(t.TempDir()), " "); strings.Contains(args, "bootindex") || strings.Contains(args, "graphics") {
+		t.Errorf("a machine with a kernel: %s", args)
+	}
 }
 
 func TestBootArguments(t *testing.T) {

@@ -3,6 +3,7 @@ package apiserver
 import (
 	"cmp"
 	"context"
+	"sync"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -23,6 +24,23 @@ type machineService struct {
 	s     *server
 	nodes NodeState // nil: no node of this server holds a session
 	limit *limiter  // of entries about machines that are not admitted
+
+	mu    sync.Mutex
+	boots map[string]*limiter // of admitted machines, by id
+}
+
+// mayBoot bounds how often a machine gets a token: somebody else may ask in its name, and each
+// token is an entry.
+func (m *machineService) mayBoot(id string, now time.Time) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.boots == nil {
+		m.boots = map[string]*limiter{}
+	}
+	if m.boots[id] == nil {
+		m.boots[id] = newLimiter(0.1, 6)
+	}
+	return m.boots[id].allow(now)
 }
 
 // List implements MachineService.
@@ -125,6 +143,9 @@ func (m *machineService) Boot(ctx context.Context, req *v1.BootMachineRequest) (
 		out.State = "alive"
 		return out, nil
 	}
+	if !m.mayBoot(rec.ID, time.Now()) {
+		return nil, errs.E(errs.Exhausted, op, "machine %s asks for token after token", rec.ID).WithHint("it gets one in ten seconds; if it does not boot so often, somebody says he is it")
+	}
 	text, id, hash := identity.TokenText(m.s.kek.Derive("join token", PrincipalFrom(ctx).String(), req.GetRequestId()))
 	var t identity.Token
 	if err := h.Propose(ctx, identity.CmdMachineBoot, identity.MachineBoot{
@@ -152,7 +173,7 @@ func (m *machineService) pend(ctx context.Context, v barn.View, p identity.Machi
 	if err != nil {
 		return nil, err
 	}
-	if ok && now.Sub(old.Last) < identity.PendingWrites && old.UUID == p.UUID {
+	if ok && now.Sub(old.Last) < identity.PendingWrites {
 		return out, nil
 	}
 	if !ok {

@@ -102,6 +102,33 @@ func TestMachineBoots(t *testing.T) {
 	if e := c.audit(identity.CmdMachineBoot)[0]; e.Outcome != "ok" || e.Detail["machine"] != uuidA || e.Detail["mac"] != macA || e.Detail["node"] != "w7" || e.Detail["token"] == "" {
 		t.Errorf("the audit record of a boot: %v", e)
 	}
+	list := func() int {
+		t.Helper()
+		all, err := v1.NewNodeServiceClient(c.operator()).ListTokens(c.ctx(), &v1.ListTokensRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(all.GetTokens())
+	}
+	// Who asks on and on in its name gets little, and leaves little behind.
+	if _, err := op.Admit(c.ctx(), &v1.AdmitMachineRequest{Id: macB, Node: "w8", Role: "worker"}); err != nil {
+		t.Fatal(err)
+	}
+	before, refused := list(), 0
+	for range 20 {
+		_, err := service.Boot(c.ctx(), &v1.BootMachineRequest{Mac: macB, Firmware: "bios"})
+		if errors.Is(err, errs.Exhausted) {
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if after := list(); refused == 0 || after > before+2 {
+		t.Errorf("%d of 20 refused, %d tokens, %d before", refused, after, before)
+	}
+	if _, err := op.Forget(c.ctx(), &v1.ForgetMachineRequest{Id: macB}); err != nil {
+		t.Fatal(err)
+	}
 	// It boots again: another key takes the name over.
 	if err := c.joinWith("w7", c.boot(service, macA, uuidA).CommandLine); err != nil {
 		t.Errorf("booted again: %v", err)

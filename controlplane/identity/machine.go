@@ -127,15 +127,21 @@ func FindMachine(r Reader, mac, uuid string) (Machine, bool, error) {
 	return m, ok, nil
 }
 
-// endTokens revokes what tokens a machine has and did not use: it boots again, or may not
-// boot any more.
+// endTokens revokes the token that a machine has and did not use: it boots again, or may not
+// boot any more. The one before that is deleted, so that a machine that boots on and on, or
+// somebody who says he is it, leaves one behind and not many.
 func endTokens(tx *barn.Tx, machine string) error {
 	all, err := Tokens(tx)
 	if err != nil {
 		return err
 	}
 	for _, t := range all {
-		if t.Machine == machine && t.Used.IsZero() && !t.Revoked {
+		if t.Machine != machine || !t.Used.IsZero() {
+			continue
+		}
+		if t.Revoked {
+			tx.Delete(tokenPrefix + t.ID)
+		} else {
 			t.Revoked = true
 			if err := put(tx, tokenPrefix+t.ID, t); err != nil {
 				return err

@@ -127,7 +127,7 @@ func on(ctx context.Context, t *testing.T, c *harness.Cluster, firmware qemu.Fir
 func see(ctx context.Context, t *testing.T, c *harness.Cluster, name string, mark qemu.Mark, pattern string) []string {
 	t.Helper()
 	want := regexp.MustCompile(pattern)
-	either := regexp.MustCompile(pattern + `|No bootable device|No more network devices|failed to load Boot|UEFI Interactive Shell`)
+	either := regexp.MustCompile(pattern + `|No bootable device|No more network devices|BdsDxe: failed to |UEFI Interactive Shell`)
 	for {
 		line, _, err := c.Machine(name).Console.Wait(ctx, mark, either)
 		if err != nil {
