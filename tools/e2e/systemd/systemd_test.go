@@ -156,7 +156,7 @@ func copyFile(from, to string) error {
 // watchdog and its keeper, reboots because of a slice that cannot be killed, is ready again by
 // itself, and leaves.
 func TestJoinUnderSystemd(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Minute)
 	defer cancel()
 	s := newSite(ctx, t)
 	boot := s.sh.up(ctx, t)
