@@ -31,8 +31,9 @@ func files() map[string]string {
 	return map[string]string{
 		"etc/hostname": "debian\n",
 		// Not the first boot of a new machine, which would take longer.
-		"etc/machine-id": "5f0c2e0ab0f14a3c9d7c3f0e4b9a6d11\n",
-		"etc/fstab":      "LABEL=payload /usr/local ext4 ro 0 0\nLABEL=state /var/lib/runink ext4 defaults 0 0\n",
+		"etc/machine-id":          "5f0c2e0ab0f14a3c9d7c3f0e4b9a6d11\n",
+		"etc/fstab":               "LABEL=payload /usr/local ext4 ro 0 0\nLABEL=state /var/lib/runink ext4 defaults 0 0\n",
+		"etc/modprobe.d/kvm.conf": "blacklist kvm_amd\nblacklist kvm_intel\n",
 		"etc/systemd/network/10-all.network": `[Match]
 Type=ether
 [Network]
@@ -75,6 +76,9 @@ func links() map[string]string {
 		"getty.target", "systemd-tmpfiles-clean.timer", "apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer",
 		"e2scrub_reap.service", "fstrim.timer", "systemd-update-utmp.service", "systemd-update-utmp-runlevel.service",
 		"systemd-pstore.service", "modprobe@drm.service", "modprobe@fuse.service", "modprobe@configfs.service", "modprobe@efi_pstore.service",
+		"modprobe@dm_mod.service", "modprobe@loop.service", "systemd-random-seed.service", "systemd-sysusers.service",
+		"systemd-network-generator.service", "systemd-pcrphase.service", "systemd-pcrphase-sysinit.service", "systemd-pcrmachine.service", "kmod-static-nodes.service",
+		"systemd-tmpfiles-setup-dev.service", "systemd-journal-flush.service", "systemd-modules-load.service", "systemd-firstboot.service",
 		"sys-kernel-debug.mount", "sys-kernel-tracing.mount", "dev-hugepages.mount", "dev-mqueue.mount",
 		"systemd-binfmt.service", "systemd-hwdb-update.service", "systemd-user-sessions.service", "systemd-logind.service",
 	} {
