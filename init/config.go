@@ -32,7 +32,11 @@ func (m *machine) configure(ctx context.Context) error {
 		return err
 	}
 	if wants {
-		disk, err := m.readConfigDisk(ctx)
+		scale, err := nodecfg.EarlyTimeScale(sources...)
+		if err != nil {
+			return err
+		}
+		disk, err := m.readConfigDisk(ctx, scale)
 		if err != nil {
 			return err
 		}
@@ -147,16 +151,15 @@ func readBounded(file string) (string, error) {
 	return string(data), err
 }
 
-// How long a config disk may take to appear, before the time scale: a USB stick is found
-// seconds after its controller.
+// How long a config disk may take to appear, times what the other sources say the time scale
+// is: a USB stick is found seconds after its controller.
 const configDiskWait = 10 * time.Second
 
 // readConfigDisk waits for a disk with one of nodecfg.ConfigLabels and reads its file. It
 // returns no source if there is none: what is missing is then said as for a command line.
-func (m *machine) readConfigDisk(ctx context.Context) (nodecfg.Source, error) {
+func (m *machine) readConfigDisk(ctx context.Context, scale float64) (nodecfg.Source, error) {
 	const op = "read config disk"
-	// The time scale is one of the keys that may stand on it.
-	limit := time.NewTimer(configDiskWait)
+	limit := time.NewTimer(time.Duration(float64(configDiskWait) * scale))
 	defer limit.Stop()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()

@@ -70,6 +70,27 @@ func WantsConfigDisk(sources ...Source) (bool, error) {
 	return have["config"] || !have["cluster"] || !have["node"] || !have["role"] || !have["ca"], nil
 }
 
+// EarlyTimeScale returns the time scale that the sources give, 1 if none does: for who waits
+// for a further source. Errors are those of ParseSources; what is incomplete is none yet.
+func EarlyTimeScale(sources ...Source) (float64, error) {
+	merged, err := merge(sources)
+	if err != nil {
+		return 0, err
+	}
+	c := Config{TimeScale: 1}
+	for _, g := range merged {
+		if g.name == "timescale" {
+			if err := setTimeScale(&c, g.values[0]); err != nil {
+				return 0, err
+			}
+		}
+	}
+	if err := c.checkTimeScale(); err != nil {
+		return 0, err
+	}
+	return c.TimeScale, nil
+}
+
 // Keys returns the names of all keys, with Prefix, sorted.
 func Keys() []string { return strings.Fields(keyNames(keys())) }
 

@@ -91,6 +91,32 @@ func TestWantsConfigDisk(t *testing.T) {
 	}
 }
 
+func TestEarlyTimeScale(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		want float64 // 0: refused
+		in   []Source
+	}{
+		{"nobody says it", 1, []Source{line("quiet")}},
+		{"SMBIOS says it", 3, []Source{line("quiet"), {"SMBIOS", "runink.timescale=3"}}},
+		{"two say it", 3, []Source{line("runink.timescale=3"), {"SMBIOS", "runink.timescale=3"}}},
+		{"they differ", 0, []Source{line("runink.timescale=2"), {"SMBIOS", "runink.timescale=3"}}},
+		{"no number", 0, []Source{line("runink.timescale=x")}},
+		{"out of range", 0, []Source{line("runink.timescale=1000")}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, err := EarlyTimeScale(tt.in...)
+			if tt.want == 0 {
+				if errs.KindOf(err) != errs.Invalid {
+					t.Errorf("got %v, %v; want an error of kind invalid", got, err)
+				}
+			} else if err != nil || got != tt.want {
+				t.Errorf("got %v, %v; want %v", got, err, tt.want)
+			}
+		})
+	}
+}
+
 // FuzzParseSources: two sources that are accepted make what one with the words of both
 // makes, and no value of a source is lost.
 func FuzzParseSources(f *testing.F) {

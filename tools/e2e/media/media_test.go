@@ -253,9 +253,11 @@ func TestISO(t *testing.T) {
 				disk := filepath.Join(dir, "cfg.img")
 				typed(ctx, t, "bin/runink-image", append([]string{"config", "-out", disk}, words...)...)
 				cfg.Media = append(cfg.Media, qemu.Media{Bus: qemu.USB, Path: disk})
+				// How long a node waits for the disk goes by what it knows before.
+				cfg.SMBIOS = []string{fmt.Sprintf("runink.timescale=%g", cluster(t).Accel.TimeScale)}
 				return blank(ctx, t)
 			},
-			[]string{` from="kernel command line, config disk /dev/sd[ab]"$`},
+			[]string{` from="kernel command line, SMBIOS, config disk /dev/sd[ab]"$`},
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
