@@ -24,21 +24,39 @@ func openWhole(path string) (whole, int64, error) {
 		return whole{}, 0, errs.E(errs.Conflict, op, "%s is in use: it is the medium that this machine booted from, or part of it is mounted; nothing was written", path).
 			WithHint("name another disk")
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EROFS), errors.Is(err, unix.EPERM):
-		return whole{}, 0, errs.E(errs.Denied, op, "%s can only be read: %w", path, err).WithHint("switch its write protection off, or name another disk")
+		return whole{}, 0, readOnly(path)
 	case err != nil:
 		return whole{}, 0, errs.E(errs.Internal, op, "%w", err)
 	}
 	size, err := f.Seek(0, io.SeekEnd)
 	if err == nil {
-		var sector int
-		if sector, err = unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET); err == nil && sector != nodedisk.Sector {
-			err = errs.E(errs.Invalid, op, "%s has sectors of %d bytes, and GRUB boots from those of %d", path, sector, nodedisk.Sector).WithHint("name another disk")
-		}
+		err = usable(f)
 	}
 	if err != nil {
 		return whole{}, 0, errs.Wrap(op, errors.Join(err, f.Close()))
 	}
 	return whole{f}, size, nil
+}
+
+// usable refuses disks that open, and cannot be written or booted from: Linux opens one that
+// is write-protected, and fails the first write.
+func usable(f *os.File) error {
+	protected, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKROGET)
+	if err != nil {
+		return err
+	}
+	if protected != 0 {
+		return readOnly(f.Name())
+	}
+	sector, err := unix.IoctlGetInt(int(f.Fd()), unix.BLKSSZGET)
+	if err == nil && sector != nodedisk.Sector {
+		err = errs.E(errs.Invalid, "", "%s has sectors of %d bytes, and GRUB boots from those of %d", f.Name(), sector, nodedisk.Sector).WithHint("name another disk")
+	}
+	return err
+}
+
+func readOnly(path string) *errs.Error {
+	return errs.E(errs.Denied, "", "%s can only be read", path).WithHint("switch its write protection off, or name another disk")
 }
 
 // Fresh drops what the kernel has of the disk in memory.

@@ -164,7 +164,9 @@ func makeDisk(dev *os.File, size int64, again bool) error {
 		InodeCount: inodes(size),
 		Checksum:   true,
 		VolumeName: "runink-state",
-		Features:   []ext4.FeatureOpt{ext4.WithFeatureMetadataChecksums(true)},
+		// Room that go-diskfs keeps for a larger file system Linux refuses; without it, it
+		// finds its own (meta_bg).
+		Features: []ext4.FeatureOpt{ext4.WithFeatureMetadataChecksums(true), ext4.WithFeatureReservedGDTBlocksForExpansion(false)},
 	})
 	if err != nil {
 		return errs.E(errs.Internal, "make ext4", "%w", err)
