@@ -25,16 +25,16 @@ const (
 
 type Machine struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`       // a MAC address or a UUID: what the record is by
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"` // pending admitted
-	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
-	Role          string                 `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
-	Mac           string                 `protobuf:"bytes,5,opt,name=mac,proto3" json:"mac,omitempty"` // as last seen; empty: not yet
-	Uuid          string                 `protobuf:"bytes,6,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                                // a MAC address or a UUID: what the record is by
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`                          // pending admitted
+	Node          string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`                            // the node it is; empty: pending
+	Role          string                 `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`                            // worker; empty: pending
+	Mac           string                 `protobuf:"bytes,5,opt,name=mac,proto3" json:"mac,omitempty"`                              // as last seen; empty: not yet
+	Uuid          string                 `protobuf:"bytes,6,opt,name=uuid,proto3" json:"uuid,omitempty"`                            // of its firmware, as last seen; empty: not yet, or it has none
 	Firmware      string                 `protobuf:"bytes,7,opt,name=firmware,proto3" json:"firmware,omitempty"`                    // bios uefi
 	FirstSeen     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=first_seen,json=firstSeen,proto3" json:"first_seen,omitempty"` // of pending ones
 	LastSeen      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`    // of pending ones to five minutes
-	Admitted      *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=admitted,proto3" json:"admitted,omitempty"`
+	Admitted      *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=admitted,proto3" json:"admitted,omitempty"`                   // when; unset: pending
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -220,10 +220,12 @@ func (x *ListMachinesResponse) GetMachines() []*Machine {
 }
 
 type AdmitMachineRequest struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	RequestId string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Id        string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"` // a MAC address or a UUID
-	Node      string                 `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Id        string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"` // a MAC address or a UUID
+	// The node that it becomes.
+	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	// Tokens cross the boot network in clear, and one of a control node would hand out the
 	// cluster's keys: only workers boot from it.
 	Role          string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
@@ -290,9 +292,10 @@ func (x *AdmitMachineRequest) GetRole() string {
 }
 
 type ForgetMachineRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Id            string                 `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"` // what its record is by
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -378,11 +381,12 @@ func (*ForgetMachineResponse) Descriptor() ([]byte, []int) {
 }
 
 type BootMachineRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RequestId     string                 `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Mac           string                 `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`
-	Uuid          string                 `protobuf:"bytes,3,opt,name=uuid,proto3" json:"uuid,omitempty"` // empty: the firmware has none
-	Firmware      string                 `protobuf:"bytes,4,opt,name=firmware,proto3" json:"firmware,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The same id has the same answer, and no second effect.
+	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Mac           string `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`           // of the card it boots with
+	Uuid          string `protobuf:"bytes,3,opt,name=uuid,proto3" json:"uuid,omitempty"`         // empty: the firmware has none
+	Firmware      string `protobuf:"bytes,4,opt,name=firmware,proto3" json:"firmware,omitempty"` // bios uefi
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -450,12 +454,12 @@ type BootMachineResponse struct {
 	// pending: not admitted; alive: the node it is holds a session, and a machine that boots
 	// holds none; boot: the rest is filled in.
 	State         string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
-	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"` // what the record is by, or would be
-	Node          string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
-	Role          string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
-	Cluster       string `protobuf:"bytes,5,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	TokenId       string `protobuf:"bytes,6,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`
-	CommandLine   string `protobuf:"bytes,7,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"`
+	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`                                      // what the record is by, or would be
+	Node          string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`                                  // the node it becomes
+	Role          string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`                                  // worker
+	Cluster       string `protobuf:"bytes,5,opt,name=cluster,proto3" json:"cluster,omitempty"`                            // its name
+	TokenId       string `protobuf:"bytes,6,opt,name=token_id,json=tokenId,proto3" json:"token_id,omitempty"`             // of the token in the command line, for the audit log
+	CommandLine   string `protobuf:"bytes,7,opt,name=command_line,json=commandLine,proto3" json:"command_line,omitempty"` // runink.* words, the token among them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -33,6 +33,7 @@ const (
 // they boot with or by the UUID of their firmware. One that was admitted has a record, which
 // says what node it is; one that was not and asks to be booted is pending.
 type MachineServiceClient interface {
+	// List shows the machines that wait to be admitted, and those that are.
 	List(ctx context.Context, in *ListMachinesRequest, opts ...grpc.CallOption) (*ListMachinesResponse, error)
 	// Admit records what node a machine is, whether or not it has asked yet.
 	Admit(ctx context.Context, in *AdmitMachineRequest, opts ...grpc.CallOption) (*Machine, error)
@@ -100,6 +101,7 @@ func (c *machineServiceClient) Boot(ctx context.Context, in *BootMachineRequest,
 // they boot with or by the UUID of their firmware. One that was admitted has a record, which
 // says what node it is; one that was not and asks to be booted is pending.
 type MachineServiceServer interface {
+	// List shows the machines that wait to be admitted, and those that are.
 	List(context.Context, *ListMachinesRequest) (*ListMachinesResponse, error)
 	// Admit records what node a machine is, whether or not it has asked yet.
 	Admit(context.Context, *AdmitMachineRequest) (*Machine, error)
