@@ -62,6 +62,9 @@ func (c *Conn) Recv(v any) error {
 	case err != nil:
 		return err
 	case size > MaxPacket:
+		if _, err := c.f.Read(make([]byte, 1)); err != nil { // which takes all of it away
+			return err
+		}
 		return fmt.Errorf("slice channel: packet exceeds %d bytes", MaxPacket)
 	case len(c.buf) < size+1:
 		c.buf = make([]byte, size+1) // one more: a read into nothing says nothing

@@ -32,19 +32,18 @@ func TestRecvTakesEverySize(t *testing.T) {
 	if err := from.Send(Up{Fail: &Fail{Message: strings.Repeat("x", MaxPacket)}}); err == nil {
 		t.Error("a message that is too large was sent")
 	}
+	wrote := make(chan error, 1)
 	go func() {
-		if _, err := a.Write(make([]byte, MaxPacket+1)); err != nil {
-			t.Error(err)
-		}
+		_, err := a.Write(make([]byte, MaxPacket+1))
+		wrote <- err
 	}()
 	if err := to.Recv(&Up{}); err == nil || errors.Is(err, io.EOF) || !strings.Contains(err.Error(), "exceeds") {
 		t.Errorf("a packet that is too large: %v", err)
 	}
-	a.Close()
-	var over Up
-	for err = to.Recv(&over); err != nil && strings.Contains(err.Error(), "exceeds"); err = to.Recv(&over) {
+	if err := errors.Join(<-wrote, from.Close()); err != nil {
+		t.Fatal(err)
 	}
-	if !errors.Is(err, io.EOF) {
+	if err := to.Recv(&Up{}); !errors.Is(err, io.EOF) {
 		t.Errorf("at the end: %v", err)
 	}
 }
