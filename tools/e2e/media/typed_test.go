@@ -59,9 +59,10 @@ func TestTypedMedia(t *testing.T) {
 			says:  "runink.node=n7 runink.cluster=c1 runink.role=worker runink.ca=" + pin + " runink.join=10.0.0.1:7460 runink.token=t0ken",
 		},
 		{
-			command: "bin/runink-image disk -state-size 65536", out: "build/runink-disk.img",
-			typed: "bin/runink-image disk -state-size 512",
+			command: "bin/runink-image iso $(runink install n7 --disk /dev/sda -q)", out: "build/runink.iso",
+			says: "runink.install=path:/dev/sda",
 		},
+		{command: "bin/runink-image archive", out: "build/metal/install.cpio"},
 		{
 			command: "bin/runink-image config", out: "build/runink-cfg.img",
 			typed: "bin/runink-image config $(runink token create -q --node n8 --role worker)",
