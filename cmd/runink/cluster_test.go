@@ -140,7 +140,7 @@ func TestOperatorsDay(t *testing.T) {
 	}
 	t.Setenv("RUNINK_TOKEN", w.Token)
 	join := []string{
-		"join", "--cluster", w.Cluster, "--node", w.Node, "--role", string(w.Role), "--join", strings.Join(w.Join, ","), "--ca", w.CA,
+		"join", "--units=false", "--cluster", w.Cluster, "--node", w.Node, "--role", string(w.Role), "--join", strings.Join(w.Join, ","), "--ca", w.CA,
 		"--state-dir", filepath.Join(dir, "w1"), "--status-dir", filepath.Join(dir, "status"), "--net", filepath.Join(dir, "none"), "--advertise", "127.0.0.1",
 	}
 	ok(t, "", join...)

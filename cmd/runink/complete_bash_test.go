@@ -68,7 +68,7 @@ press "$@"
 				{"runink node dr", []string{"runink", "node", "dr"}, []string{"drain"}},
 				{"runink events --kind sec", []string{"runink", "events", "--kind", "sec"}, []string{"secret"}},
 				{"runink events --kind=sec", []string{"runink", "events", "--kind", "=", "sec"}, []string{"secret"}},
-				{"runink events --kind=", []string{"runink", "events", "--kind", "=", ""}, []string{"cluster", "node", "token", "herd", "apikey", "secret", "run", "slice", "dataset"}},
+				{"runink events --kind=", []string{"runink", "events", "--kind", "=", ""}, []string{"cluster", "node", "machine", "token", "herd", "apikey", "secret", "run", "slice", "dataset"}},
 				{"runink events --kind = ", []string{"runink", "events", "--kind", "=", ""}, nil},
 				{"runink token create --node n7 --role con", []string{"runink", "token", "create", "--node", "n7", "--role", "con"}, []string{"control", "control+worker"}},
 				{"runink lineage a:b --ou", []string{"runink", "lineage", "a", ":", "b", "--ou"}, []string{"--output"}},
