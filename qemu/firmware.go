@@ -111,7 +111,10 @@ func (c *MachineConfig) bootArgs(dir string) []string {
 	}
 	for i, m := range c.Media {
 		drive := fmt.Sprintf("if=none,id=m%d,format=raw,file=%s", i, strings.ReplaceAll(m.Path, ",", ",,"))
-		device := fmt.Sprintf("drive=m%d,bootindex=%d", i, i)
+		device := fmt.Sprintf("drive=m%d", i)
+		if c.Kernel == "" { // which else is what boots first, and QEMU takes an index once
+			device += fmt.Sprintf(",bootindex=%d", i)
+		}
 		switch m.Bus {
 		case CD:
 			drive += ",media=cdrom,readonly=on"

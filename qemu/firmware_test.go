@@ -64,7 +64,7 @@ func TestNetBootArguments(t *testing.T) {
 			t.Errorf("%s: %q", tt.firmware, args)
 		}
 	}
-	c := MachineConfig{Kernel: "k", Initrd: "i", Port: &Port{}, MAC: make([]byte, 6)}
+	c := MachineConfig{Kernel: "k", Initrd: "i", Media: []Media{{Bus: SATA, Path: "a"}}, Port: &Port{}, MAC: make([]byte, 6)}
 	if args := strings.Join(c.args(t.TempDir()), " "); strings.Contains(args, "bootindex") || strings.Contains(args, "graphics") {
 		t.Errorf("a machine with a kernel: %s", args)
 	}
