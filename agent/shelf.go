@@ -64,17 +64,18 @@ func (s *shelf) load(a *Agent) error {
 	if err != nil {
 		return err
 	}
-	live := map[string]bool{}
-	a.mu.Lock()
-	for id := range a.attempts {
-		live[a.logDir(id)] = true
-	}
-	a.mu.Unlock()
 	for _, e := range entries {
-		if path := filepath.Join(root, e.Name()); !live[path] {
-			if err := s.add(path); err != nil {
-				return err
-			}
+		// An attempt's folder is there before that of its logs, and goes first: one that is
+		// only beginning is seen as well.
+		_, err := os.Lstat(filepath.Join(a.cfg.Dir, "attempts", e.Name()))
+		if err == nil {
+			continue
+		}
+		if !errors.Is(err, os.ErrNotExist) {
+			return err
+		}
+		if err := s.add(filepath.Join(root, e.Name())); err != nil {
+			return err
 		}
 	}
 	slices.SortFunc(s.dirs, func(x, y shelved) int { return cmp.Or(x.newer.Compare(y.newer), cmp.Compare(x.path, y.path)) })

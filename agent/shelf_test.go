@@ -37,9 +37,10 @@ func TestShelfKeepsItsBound(t *testing.T) {
 
 	older, old := made("r/old@1", logBytes/2, time.Hour), made("r/old@2", logBytes/4, time.Minute)
 	live := made("r/live@1", logBytes, 2*time.Hour)
-	a.mu.Lock()
-	a.attempts["r/live@1"] = a.newAttempt("r/live@1", t.TempDir())
-	a.mu.Unlock()
+	// It is only beginning: the agent's table does not have it yet.
+	if err := os.MkdirAll(filepath.Join(a.cfg.Dir, "attempts", filepath.Base(live)), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	first := made("r/s@1", logBytes/8, 0)
 	if err := a.shelf.put(a, first); err != nil {
 		t.Fatal(err)

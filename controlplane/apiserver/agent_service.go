@@ -26,7 +26,8 @@ type agentService struct {
 }
 
 func (s *agentService) Session(stream grpc.BidiStreamingServer[v1.AgentMessage, v1.ControllerMessage]) error {
-	return s.p.runs.Session(stream, PrincipalFrom(stream.Context()).Name)
+	p := PrincipalFrom(stream.Context())
+	return s.p.runs.Session(stream, p.Name, p.Key)
 }
 
 func (s *agentService) PushLog(stream grpc.ClientStreamingServer[v1.LogChunk, v1.PushLogResponse]) error {

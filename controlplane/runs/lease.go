@@ -71,6 +71,7 @@ func (l *leases) begin(node, boot, key string, now time.Duration) {
 // lives: a token was used elsewhere, a diskless machine was replaced. The first one's key is
 // revoked by then, so its lease is renewed no more; what is placed there is given up when it
 // has run out, as of a node that was lost, and only then is there another holder of the name.
+// The boot id is no proof that it is the same machine: the API tells it to every node.
 //
 // Errors: errs.Unavailable while the node is being given up, or another machine's lease runs;
 // the session is tried again when that is recorded.
@@ -81,7 +82,7 @@ func (l *leases) watch(node, boot, key string, busy bool, now time.Duration) err
 		if n.given {
 			return errs.E(errs.Unavailable, "open session", "node %s is being given up for lost", node).WithHint("try again")
 		}
-		if busy && n.boot != boot && n.key != "" && n.key != key {
+		if busy && n.key != "" && n.key != key {
 			return errs.E(errs.Unavailable, "open session", "slices of the machine that was node %s before may run for %s yet", node,
 				(l.timing.LostAfter() - (now - n.since)).Round(time.Millisecond)).WithHint("try again")
 		}

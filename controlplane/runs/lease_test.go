@@ -102,7 +102,8 @@ func TestOtherMachineWaitsForTheLease(t *testing.T) {
 		want      error
 	}{
 		{"same machine, another boot", "b2", "k", true, 5 * time.Second, nil},
-		{"same boot, another key", "b", "k2", true, 5 * time.Second, nil},
+		{"another machine, with the boot id of the first", "b", "k2", true, 5 * time.Second, errs.Unavailable},
+		{"same boot, another key, nothing placed", "b", "k2", false, 5 * time.Second, nil},
 		{"another machine, nothing placed", "b2", "k2", false, 5 * time.Second, nil},
 		{"another machine, slices placed", "b2", "k2", true, 5 * time.Second, errs.Unavailable},
 		{"at the end of the lease", "b2", "k2", true, tm.LostAfter(), errs.Unavailable},

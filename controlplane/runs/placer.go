@@ -380,6 +380,7 @@ func (p *placer) propose(ctx context.Context, batch []scheduler.Placement, befor
 		if err := p.wait(v, k, g.Epoch); err != nil {
 			return refused, errors.Join(perr, err)
 		}
+		p.why.freed() // what is put back may wait behind groups that are known not to fit
 	}
 	return refused, perr
 }

@@ -1,6 +1,7 @@
 package runs
 
 import (
+	"errors"
 	"reflect"
 	"testing"
 
@@ -91,6 +92,14 @@ func (f *follower) pass(t *rapid.T) {
 	}
 	if len(placed) == 0 {
 		return
+	}
+	// What could not be recorded is decided again, and not when something else changes.
+	full := errors.New("no room for the entry")
+	if _, err := f.p.propose(t.Context(), placed, full); !errors.Is(err, full) {
+		t.Fatalf("an entry that failed: %v", err)
+	}
+	if _, again, _ := f.p.why.pass(f.p.st); !reflect.DeepEqual(again, want) {
+		t.Fatalf("after an entry that failed the loop places %v, before %v", again, want)
 	}
 	old := f.m.view(t)
 	if refused, err := f.p.propose(t.Context(), placed, nil); err != nil || refused {

@@ -46,6 +46,7 @@ const keepAcked = 4096
 type session struct {
 	t    *term
 	node string
+	key  string // whose certificate opened it
 	boot string
 	end  context.CancelCauseFunc
 	done chan struct{} // closed when Session returned
@@ -82,7 +83,7 @@ type outbox struct {
 //
 // Errors: errs.Unavailable if this replica does not lead; errs.Fenced if the boot is over,
 // the node was given up, or a newer session of the node began.
-func (m *Manager) Session(stream AgentStream, node string) error {
+func (m *Manager) Session(stream AgentStream, node, key string) error {
 	const op = "open session"
 	t, err := m.leading(op)
 	if err != nil {
@@ -107,7 +108,7 @@ func (m *Manager) Session(stream AgentStream, node string) error {
 		end(errs.E(errs.Unavailable, op, "this control node does not lead any more").WithHint("try again"))
 	})()
 	s := &session{
-		t: t, node: node, boot: hello.BootId, end: end, done: make(chan struct{}),
+		t: t, node: node, key: key, boot: hello.BootId, end: end, done: make(chan struct{}),
 		beats: make(chan beat, 1), out: make(chan struct{}, 1), report: make(chan struct{}, 1),
 		pending: map[attemptKey]*apiv1.SliceStatus{}, knows: map[attemptKey]bool{}, recorded: map[attemptKey]bool{},
 	}
@@ -136,6 +137,12 @@ func (s *session) open(ctx context.Context, hello *apiv1.Hello) error {
 	key, busy, err := s.t.m.tenant(v, s.node)
 	if err != nil {
 		return err
+	}
+	if key != s.key {
+		// While this one waited for its turn, another machine has joined under the name. What
+		// is recorded here would be taken for that one's.
+		return errs.E(errs.Unavailable, "open session", "node %s was joined with another key meanwhile", s.node).WithField("node").
+			WithHint("try again: whoever has the name now is let in")
 	}
 	if err := s.t.leases.watch(s.node, s.boot, key, busy, s.t.m.cfg.Clock.Now()); err != nil {
 		return err

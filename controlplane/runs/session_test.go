@@ -39,7 +39,7 @@ func testSession(t *testing.T, m *Manager, reads int) *agentEnd {
 	t.Cleanup(e.end)
 	go func() {
 		defer e.end()
-		e.over <- m.Session(e, "a")
+		e.over <- m.Session(e, "a", "")
 	}()
 	return e
 }
@@ -121,7 +121,7 @@ type overGRPC struct {
 }
 
 func (o overGRPC) Session(stream grpc.BidiStreamingServer[apiv1.AgentMessage, apiv1.ControllerMessage]) error {
-	err := o.m.Session(stream, "a")
+	err := o.m.Session(stream, "a", "")
 	o.over <- err
 	return err
 }

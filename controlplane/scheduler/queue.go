@@ -145,7 +145,16 @@ func (q *Queue) Pass(st *State) (asked []Group, placed []Placement, unplaced []U
 		h := firsts[0]
 		g := h.first.group
 		asked = append(asked, g)
-		p, u := w.place(&g)
+		alike := w.shape(&g)
+		var p *Placement
+		u := w.refused[alike]
+		if u != nil && alike != "" { // as in Place: groups whose runs have several regions have lines of their own
+			again := *u // shares the reasons
+			again.Run, again.Region = g.Run, g.Region
+			u = &again
+		} else if p, u = w.place(&g); u != nil {
+			w.refused[alike] = u
+		}
 		if u != nil {
 			unplaced = append(unplaced, *u)
 			q.news = q.news || h.line.refused == nil || h.line.refused.Summary != u.Summary

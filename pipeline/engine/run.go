@@ -31,6 +31,9 @@ type Job struct {
 	// TempDir takes spooled frames; "" is the default of package os.
 	TempDir string
 
+	// Quiet keeps what was said of a row that fails the run out of the error, where it quotes
+	// the row: the error leaves the slice unsealed.
+	Quiet bool
 	// Seal seals the original bytes of rejected rows; nil leaves them in clear.
 	Seal *seal.RowSealer
 

@@ -385,7 +385,7 @@ func (w *worker) rejects(b *block, m *sdk.Head) error {
 		switch {
 		case b.OnError == "skip":
 		case b.OnError == "fail" || len(b.rejected) == 0:
-			return w.r.blockError(b, rejectError(m, r, w.r.job.Seal == nil || speaksFreely(b, r)))
+			return w.r.blockError(b, rejectError(m, r, !w.r.job.Quiet || speaksFreely(b, r)))
 		default:
 			if err := w.deadLetter(b, b.rejected, m, r); err != nil {
 				return err

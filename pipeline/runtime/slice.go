@@ -191,6 +191,7 @@ func (s *slice) run(ctx context.Context) (*slicechan.Done, error) {
 	job := engine.Job{
 		Plan: s.cfg.Plan, Slice: s.spec.Slice, Run: s.spec.Run, Epoch: s.spec.Epoch, Table: table, Env: env,
 		Seal:   sealer,
+		Quiet:  true,
 		Memory: s.spec.Memory / 2, Inputs: map[string]engine.Source{}, Outputs: map[string]io.Writer{},
 		Send: map[int]engine.Sender{}, Receive: map[int]engine.Receiver{},
 	}

@@ -104,7 +104,41 @@ func TestFailingRowIsNotQuoted(t *testing.T) {
 	row := func(city, delay, seats string) string {
 		return `{"id":1,"city":"` + city + `","delay":` + delay + `,"at":"2001/01/01 00:00","kind":"bus","late":true,"seats":` + seats + `}`
 	}
-	for _, tc := range []struct{ name, format, block, expr, record, want string }{
+	type failing struct{ name, format, block, expr, record, want string }
+	run := func(t *testing.T, tc failing, letters bool) {
+		p := enginetest.Pipeline(false, tc.format)
+		for i := range p.Blocks {
+			b := &p.Blocks[i]
+			if b.Name == tc.block || !letters && b.OnError == "dlq" {
+				b.OnError, b.DLQ = "fail", ""
+			}
+			if b.Name == tc.block && tc.expr != "" {
+				b.Step.Exprs[0].Expr = tc.expr
+			}
+		}
+		p.Edges = slices.DeleteFunc(p.Edges, func(e plan.Edge) bool { return e.Port == "rejected" && (e.From == tc.block || !letters) })
+		if !letters { // then nothing is sealed, and there is no key
+			p.Blocks = slices.DeleteFunc(p.Blocks, func(b plan.Block) bool { return b.Kind == plan.KindDLQ })
+			p.Slices[0].Blocks = slices.DeleteFunc(p.Slices[0].Blocks, func(name string) bool { return name == "bad" })
+		}
+		text := tc.record + "\n"
+		if tc.format == "csv" {
+			text = "id,city,delay,at,kind,late,seats\n" + text
+		}
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, "trips."+tc.format), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		n := &node{t: t, plan: p, dir: dir, run: "r1", epoch: 1}
+		f := n.start(t.Context())()["all"].fail
+		if f == nil || f.Block != tc.block || !strings.Contains(f.Message, tc.want) {
+			t.Fatalf("fail %+v, want %q", f, tc.want)
+		}
+		if all := fmt.Sprintf("%+v", f); strings.Contains(strings.ToUpper(all), canary) {
+			t.Error(all)
+		}
+	}
+	for _, tc := range []failing{
 		{"a json field", "jsonl", "trips", "", row("AAA", `"`+canary+`"`, "1"), "decode delay"},
 		{"a csv field", "csv", "trips", "", "1,AAA," + canary + ",2001/01/01 00:00,bus,true,3", "decode delay"},
 		{"json syntax", "jsonl", "trips", "", `{"id":1,"city":"AAA"` + canary, "expected , or }"},
@@ -113,35 +147,8 @@ func TestFailingRowIsNotQuoted(t *testing.T) {
 		{"a division", "jsonl", "scored", "", row(canary, "100", "0"), "division by zero"},
 		{"a conversion", "jsonl", "scored", "int(city)", row(canary, "100", "1"), "step"},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			p := enginetest.Pipeline(false, tc.format)
-			for i := range p.Blocks {
-				b := &p.Blocks[i]
-				if b.Name == tc.block {
-					b.OnError, b.DLQ = "fail", ""
-				}
-				if b.Name == tc.block && tc.expr != "" {
-					b.Step.Exprs[0].Expr = tc.expr
-				}
-			}
-			p.Edges = slices.DeleteFunc(p.Edges, func(e plan.Edge) bool { return e.From == tc.block && e.Port == "rejected" })
-			text := tc.record + "\n"
-			if tc.format == "csv" {
-				text = "id,city,delay,at,kind,late,seats\n" + text
-			}
-			dir := t.TempDir()
-			if err := os.WriteFile(filepath.Join(dir, "trips."+tc.format), []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
-			n := &node{t: t, plan: p, dir: dir, run: "r1", epoch: 1}
-			f := n.start(t.Context())()["all"].fail
-			if f == nil || f.Block != tc.block || !strings.Contains(f.Message, tc.want) {
-				t.Fatalf("fail %+v, want %q", f, tc.want)
-			}
-			if all := fmt.Sprintf("%+v", f); strings.Contains(strings.ToUpper(all), canary) {
-				t.Error(all)
-			}
-		})
+		t.Run(tc.name, func(t *testing.T) { run(t, tc, true) })
+		t.Run(tc.name+", no dead letters", func(t *testing.T) { run(t, tc, false) })
 	}
 }
 
