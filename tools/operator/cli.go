@@ -15,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -30,6 +31,9 @@ func (c *CLI) Cmd(ctx context.Context, args ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "RUNINK_CONFIG="+c.Config)
 	// Asked to end, a command removes its temporary files; killed, it leaves them.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	// Ctrl-C in a terminal is for this program, which then asks the command to end. Were it for
+	// both, the command could be seen to fail before anybody here knew why.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }
