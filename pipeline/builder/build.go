@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/plan"
@@ -90,6 +91,9 @@ func Program(ctx context.Context, o Options) error {
 		"-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", out, "./"+folder)
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOWORK=off", "GOOS="+or(o.OS, "linux"), "GOARCH="+or(o.Arch, "amd64"))
+	// Asked to end, it removes its temporary folder; killed, it leaves that.
+	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
+	cmd.WaitDelay = 10 * time.Second
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	err = cmd.Run()

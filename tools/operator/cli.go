@@ -31,9 +31,6 @@ func (c *CLI) Cmd(ctx context.Context, args ...string) *exec.Cmd {
 	cmd.Env = append(os.Environ(), "RUNINK_CONFIG="+c.Config)
 	// Asked to end, a command removes its temporary files; killed, it leaves them.
 	cmd.Cancel = func() error { return cmd.Process.Signal(os.Interrupt) }
-	// Ctrl-C in a terminal is for this program, which then asks the command to end. Were it for
-	// both, the command could be seen to fail before anybody here knew why.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	cmd.WaitDelay = 10 * time.Second
 	return cmd
 }
@@ -49,12 +46,31 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("runink %s: exit status %d\n%s", strings.Join(e.Args, " "), e.Code, strings.TrimSpace(e.Stderr))
 }
 
+// interrupted waits for ctx to end if a command ended by SIGINT. A terminal sends that to the
+// command and to this process, in any order: a command that died first is not to be taken for
+// one that failed.
+func interrupted(ctx context.Context, s *os.ProcessState) {
+	const status = 130 // of a command that saw it, as shells say it
+	if s == nil {
+		return
+	}
+	ws, ok := s.Sys().(syscall.WaitStatus)
+	if !ok || !(ws.Signaled() && ws.Signal() == syscall.SIGINT) && s.ExitCode() != status {
+		return
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(10 * time.Second): // it was for the command alone
+	}
+}
+
 // Run returns what a command printed on its standard output, or an *Error.
 func (c *CLI) Run(ctx context.Context, args ...string) (string, error) {
 	cmd := c.Cmd(ctx, args...)
 	var out, errb bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &errb
 	if err := cmd.Run(); err != nil {
+		interrupted(ctx, cmd.ProcessState)
 		if ctx.Err() != nil {
 			return "", fmt.Errorf("runink %s: %w", strings.Join(args, " "), ctx.Err())
 		}

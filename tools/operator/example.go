@@ -38,6 +38,7 @@ func (e *Example) Run(ctx context.Context) error {
 	cmd := e.CLI.Cmd(ctx, "run", e.File, "--herd", Herd, "--wait", "--id-file", file)
 	cmd.Stdout, cmd.Stderr = e.Out, e.Out
 	if err := cmd.Run(); err != nil {
+		interrupted(ctx, cmd.ProcessState)
 		if ctx.Err() != nil {
 			err = ctx.Err()
 		}
