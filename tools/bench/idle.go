@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/runink/runink/internal/procmem"
 )
 
 // idle notes how much memory the cluster's processes hold before anything but one trivial run
@@ -38,15 +40,11 @@ func (c *benchCluster) memory(b *bench, role, name, note string) error {
 	if pid == 0 {
 		return fmt.Errorf("no process is the cluster's %s", role)
 	}
-	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
+	held, err := procmem.Held("/proc", pid)
 	if err != nil {
 		return err
 	}
-	kib, err := pss(raw)
-	if err != nil {
-		return err
-	}
-	b.add(Result{Name: name, Value: float64(kib) * 1024 / 1e6, Unit: "MB", Note: note})
+	b.add(Result{Name: name, Value: float64(held) / 1e6, Unit: "MB", Note: note})
 	return nil
 }
 
@@ -110,14 +108,4 @@ func roleOf(proc string, pid int) string {
 		return ""
 	}
 	return args[1]
-}
-
-// pss reads the KiB of proc_pid_smaps_rollup(5).
-func pss(rollup []byte) (int64, error) {
-	for line := range strings.Lines(string(rollup)) {
-		if rest, ok := strings.CutPrefix(line, "Pss:"); ok {
-			return strconv.ParseInt(strings.TrimSpace(strings.TrimSuffix(strings.TrimSpace(rest), "kB")), 10, 64)
-		}
-	}
-	return 0, errors.New("no line Pss in smaps_rollup")
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -138,22 +137,11 @@ func (k *benchKeeper) used() (time.Duration, error) {
 	return processorTime(raw)
 }
 
-// processorTime reads proc_pid_stat(5): utime, stime, cutime and cstime are fields 14 to 17,
-// in hundredths of a second.
+// processorTime is what a process and the children it waited for have used, by its line of
+// proc_pid_stat(5).
 func processorTime(stat []byte) (time.Duration, error) {
-	f := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:]) // from field 3 on
-	if len(f) < 15 {
-		return 0, fmt.Errorf("%q is no state of a process", stat)
-	}
-	var ticks int64
-	for _, x := range f[11:15] {
-		n, err := strconv.ParseInt(string(x), 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("%q is no state of a process", stat)
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * 10 * time.Millisecond, nil
+	own, waited, err := ticksOf(stat)
+	return time.Duration((own + waited) * float64(time.Second/ticksPerSecond)), err
 }
 
 // start launches one slice, as an agent does, and waits for its end by its pidfd.
