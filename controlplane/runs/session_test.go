@@ -221,3 +221,27 @@ func TestReportsFitIntoEntries(t *testing.T) {
 		})
 	}
 }
+
+// A session that waited for its turn while another machine joined under the name is not let
+// in: its boot must not be recorded with that machine's key, nor its lease begin.
+func TestSessionOfAKeyThatWasReplaced(t *testing.T) {
+	mgr := New(Config{Barn: newMachine(t).b, Directory: testDirectory()})
+	tm := &term{m: mgr, ctx: t.Context(), leases: newLeases(mgr.cfg.Timing), logs: newLogRelay(), sessions: map[string]*session{}}
+	mgr.setTerm(tm)
+	e := &agentEnd{began: make(chan struct{}), full: make(chan struct{})}
+	e.ctx, e.end = context.WithCancel(t.Context())
+	defer e.end()
+	if err := mgr.Session(e, "a", "sha256:of the machine before"); !errors.Is(err, errs.Unavailable) || !strings.Contains(err.Error(), "another key") {
+		t.Errorf("it ended with %v", err)
+	}
+	if l := tm.leases.nodes["a"]; l != nil {
+		t.Errorf("it has the lease %+v", l)
+	}
+	v, err := mgr.stale(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ns, ok, err := load[NodeState](v, nodePrefix+"a"); err != nil || ok && ns.Boot == "b1" {
+		t.Errorf("it is recorded: %+v, %v", ns, err)
+	}
+}
