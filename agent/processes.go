@@ -36,7 +36,9 @@ func processMemory(proc, self string) (map[string]int64, error) {
 		if err == nil && name != "" {
 			var n int64
 			if n, err = procmem.Held(proc, pid); err == nil {
-				held[name] += n
+				// Not the sum: there is one of each, and a process that the keeper has cloned has
+				// the keeper's memory until it executes.
+				held[name] = max(held[name], n)
 			}
 		}
 		if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, unix.ESRCH) && !errors.Is(err, os.ErrPermission) {

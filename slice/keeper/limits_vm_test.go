@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -150,6 +151,33 @@ func TestVMMemoryHog(t *testing.T) {
 		t.Errorf("full /tmp: %+v", e)
 	}
 	nb.well()
+}
+
+// A herd without memory for the set-up, or for the program's start, fails that slice alone.
+// Until it executes, a sandbox has the keeper's memory, and who was killed then for want of
+// its herd's would take the keeper along.
+func TestVMNoMemoryToStart(t *testing.T) {
+	n := strict(t)
+	nb := n.neighbour()
+	started := false
+	for mem := int64(4 << 10); !started; mem *= 2 {
+		if err := n.SetHerd(t.Context(), "h1", Limits{Memory: mem}); err != nil {
+			t.Fatal(err)
+		}
+		s := n.spec("s"+strconv.FormatInt(mem, 10), "exit", "0")
+		h, err := n.Launch(t.Context(), s, nil)
+		if err == nil {
+			h.PidFD.Close()
+			e := n.exit(s.ID)
+			if started = e.Reason == ReasonExited && e.Code == 0; !started && e.Reason != ReasonOOM {
+				t.Errorf("%d KiB: %+v", mem>>10, e)
+			}
+		}
+		nb.well()
+		if started && mem < 1<<20 {
+			t.Errorf("%d KiB are enough: nothing was shown", mem>>10)
+		}
+	}
 }
 
 func TestVMHerdLimits(t *testing.T) {

@@ -15,8 +15,14 @@ import (
 // It is no second start of our binary, because that alone took longer than all of the set-up:
 // a Go program of this size needs 1 to 3 ms, five threads among it, until it can do anything,
 // and the end of those threads again costs the exec of the bundle (docs/benchmarks.md,
-// launch). What a forked copy of a Go process may do without a runtime is to make system
-// calls; so that is all it does.
+// launch). What a process without a Go runtime may do is to make system calls; so that is all
+// it does.
+//
+// Nor is it a copy of this process. It borrows its memory until exec, as vfork(2) does: to copy
+// the page tables, and then each page that the keeper writes to, was a third of the keeper's
+// processor time. It has a stack of its own, and the kernel does not choose a process in that
+// state when it kills for want of memory, which would kill the keeper along (in_vfork in
+// mm/oom_kill.c).
 type program struct {
 	calls   []call
 	section string
@@ -24,10 +30,13 @@ type program struct {
 
 	// On the heap as all of the program is: a goroutine's stack may move, and whoever holds an
 	// address as a number, as the kernel does, is not told.
-	clone cloneArgs
-	pidFD int32
+	clone   cloneArgs
+	pid     int32
+	pidFD   int32
+	theirs  uintptr // the child's end of the control socket, as numbered here
+	signals struct{ all, before uint64 }
 
-	// Written by the child only, in its own copy of the memory.
+	// Written by the child only, which shares the memory.
 	results  []uintptr
 	report   [reportSize]byte
 	reportTo uintptr // descriptor
@@ -110,10 +119,11 @@ func (p *program) texts(list []string) value {
 	return p.pointer(unsafe.Pointer(&at[0]))
 }
 
-// What the child answers: ready right before it executes the bundle; then, or instead,
-// failed, the number of the call and its errno. After ready alone, the end of the stream
-// means that the bundle runs.
+// What the child answers: begun when it exists, which Start takes; ready right before it
+// executes the bundle; then, or instead, failed, the number of the call and its errno. After
+// ready alone, the end of the stream means that the bundle runs.
 const (
+	begun  = 'B'
 	ready  = 'R'
 	failed = 'F'
 
@@ -146,20 +156,24 @@ func (p *program) answer(b []byte) error {
 	return fmt.Errorf("%s: %w", p.calls[i].what, e)
 }
 
-// The forked copy of this process has one thread, and of the Go runtime nothing but the
-// stack it is on: no allocation, no growth of the stack, no garbage collector, no locks. The
-// functions below are written for that, as those of package syscall between fork and exec
-// are, and use its three hooks: signals are blocked from the first to the last, and a
-// function that would grow the stack between them ends the process at once.
+// The child has one thread, and of the Go runtime nothing but this process's memory, in which
+// that goes on: no allocation, no growth of the stack, no garbage collector, no locks, no g of
+// its own. The functions below are written for that, as those of package syscall between fork
+// and exec are. Signals are blocked in this thread for the time, and have no handlers in the
+// child. To the scheduler the thread is in a long system call: it can collect garbage and run
+// the goroutine that lets the child go on.
 
-//go:linkname beforeFork syscall.runtime_BeforeFork
-func beforeFork()
+//go:linkname enterSyscall runtime.entersyscallblock
+func enterSyscall()
 
-//go:linkname afterFork syscall.runtime_AfterFork
-func afterFork()
+//go:linkname exitSyscall runtime.exitsyscall
+func exitSyscall()
 
-//go:linkname afterForkInChild syscall.runtime_AfterForkInChild
-func afterForkInChild()
+// vfork makes clone3(2) with args, of size bytes, and returns when the child, which runs
+// runProgram(p), has executed or ended.
+//
+//go:noescape
+func vfork(args *cloneArgs, size uintptr, p *program) (errno uintptr)
 
 // cloneArgs is struct clone_args (clone(2)), as far as it is used.
 type cloneArgs struct {
@@ -176,23 +190,32 @@ type cloneArgs struct {
 	cgroup     uint64
 }
 
-// fork clones this thread as p.clone says; the new process makes the program's calls and
-// never returns. The caller keeps the program alive.
+// fork clones this thread as p.clone says; the new process makes the program's calls. It
+// returns when that has executed or ended, and closes p.theirs, so that the other end of it
+// tells. The caller keeps the program alive.
 //
 //go:norace
 //go:nosplit
 //go:noinline
-func (p *program) fork() (pid int, err syscall.Errno) {
-	beforeFork()
-	r, _, e := syscall.RawSyscall6(unix.SYS_CLONE3, uintptr(unsafe.Pointer(&p.clone)), unsafe.Sizeof(p.clone), 0, 0, 0, 0)
-	if e != 0 || r != 0 {
-		afterFork()
-		return int(r), e
-	}
-	afterForkInChild() // signals as at the start of a program
-	p.run()
-	return 0, 0
+func (p *program) fork() syscall.Errno {
+	p.signals.all = ^uint64(0)
+	enterSyscall()
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.signals.all)), uintptr(unsafe.Pointer(&p.signals.before)), signalBytes, 0, 0)
+	e := vfork(&p.clone, unsafe.Sizeof(p.clone), p)
+	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.signals.before)), 0, signalBytes, 0, 0)
+	syscall.RawSyscall6(unix.SYS_CLOSE, p.theirs, 0, 0, 0, 0, 0)
+	exitSyscall()
+	return syscall.Errno(e)
 }
+
+// signalBytes is the size of the kernel's set of signals.
+const signalBytes = 8
+
+// runProgram is where the child begins.
+//
+//go:norace
+//go:nosplit
+func runProgram(p *program) { p.run() }
 
 // run makes the calls, and ends the process with exitSetup at the first that fails.
 //

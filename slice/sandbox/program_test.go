@@ -7,6 +7,7 @@ import (
 	"os"
 	"runtime"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -62,23 +63,28 @@ func TestProgram(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer ours.Close()
-			p := &program{reportTo: uintptr(theirs)}
+			p := &program{theirs: uintptr(theirs), reportTo: uintptr(theirs)}
 			p.do("session", unix.SYS_SETSID) // and a process group, for the kill
 			tc.write(p)
 			p.do("report", unix.SYS_WRITE, num(theirs), p.bytes([]byte{ready}), num(1))
 			p.do("exit", unix.SYS_EXIT_GROUP, num(0))
 			p.results = make([]uintptr, len(p.calls))
-			p.clone = cloneArgs{exitSignal: uint64(unix.SIGCHLD)}
-			pid, e := p.fork()
-			if e != 0 {
+			stack := make([]byte, stackBytes)
+			p.clone = cloneArgs{
+				flags:      unix.CLONE_VM | unix.CLONE_VFORK | unix.CLONE_CLEAR_SIGHAND | unix.CLONE_PARENT_SETTID,
+				parentTID:  uint64(uintptr(unsafe.Pointer(&p.pid))),
+				exitSignal: uint64(unix.SIGCHLD),
+				stack:      uint64(uintptr(unsafe.Pointer(&stack[0]))), stackSize: stackBytes,
+			}
+			if e := p.fork(); e != 0 {
 				t.Fatal(e)
 			}
-			unix.Close(theirs)
+			runtime.KeepAlive(&stack[0])
 			answer, err := io.ReadAll(ours)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := unix.Wait4(pid, nil, 0, nil); err != nil {
+			if _, err := unix.Wait4(int(p.pid), nil, 0, nil); err != nil {
 				t.Fatal(err)
 			}
 			got := ""
@@ -163,6 +169,39 @@ func TestManyAtOnce(t *testing.T) {
 	wg.Wait()
 }
 
+// Sandboxes wait side by side, and go on in any order.
+func TestSetUpSideBySide(t *testing.T) {
+	b := newBox(t)
+	outR, outW, errR, errW := pipes(t)
+	var waiting []*Process
+	for i := range 8 {
+		s := b.spec("exit", strconv.Itoa(i))
+		s.Stdout, s.Stderr, s.ID = outW, errW, testID+IDs*i
+		p, err := b.l.Start(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(p.PidFD)
+		waiting = append(waiting, p)
+	}
+	outW.Close()
+	errW.Close()
+	for i, p := range slices.Backward(waiting) {
+		if err := p.Release(30 * time.Second); err != nil {
+			t.Error(err)
+		}
+		var st unix.WaitStatus
+		if _, err := unix.Wait4(p.PID, &st, 0, nil); err != nil || st.ExitStatus() != i {
+			t.Errorf("%d: status %v, %v", i, st, err)
+		}
+	}
+	for _, r := range []*os.File{outR, errR} {
+		if said, err := io.ReadAll(r); err != nil || len(said) > 0 {
+			t.Errorf("printed %q, %v", said, err)
+		}
+	}
+}
+
 // garbage allocates and grows its stack.
 func garbage(depth int) *[64]byte {
 	var here [512]byte
@@ -203,6 +242,8 @@ func TestWaitingHoldsNothing(t *testing.T) {
 			time.Sleep(time.Millisecond) // it comes to its wait on its own time
 		}
 	}
+	// To this process the thread that waits for it is in a system call, which holds up nobody.
+	runtime.GC()
 	// The keeper gives it up: it ends by itself, and nothing was executed.
 	p.Abandon()
 	var st unix.WaitStatus

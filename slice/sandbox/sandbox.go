@@ -21,7 +21,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
-	"syscall"
+	"sync"
 	"time"
 	"unsafe"
 
@@ -66,36 +66,61 @@ type Spec struct {
 	Leave []string
 }
 
-// Launcher starts sandboxes. It owns one thread of the process, on which all of them are
-// cloned: they inherit its network namespace, and die with it (PR_SET_PDEATHSIG is about
-// threads).
+// Launcher starts sandboxes, side by side. Each is cloned on one of its threads, whose network
+// namespace it inherits and with which it dies (PR_SET_PDEATHSIG is about threads), so threads
+// are kept: there are as many as sandboxes were ever being set up at one time.
 type Launcher struct {
-	filter []unix.SockFilter
-	jobs   chan func()
-	done   chan struct{}
+	filter  []unix.SockFilter
+	jobs    chan func(stack []byte)
+	threads sync.WaitGroup
 }
 
-// NewLauncher starts the thread. Close ends it, and with it every sandbox.
+// NewLauncher makes a launcher. Close ends it, and with it every sandbox.
 func NewLauncher() (*Launcher, error) {
 	filter, err := Filter()
 	if err != nil {
 		return nil, err
 	}
-	l := &Launcher{filter: filter, jobs: make(chan func()), done: make(chan struct{})}
-	go func() {
-		defer close(l.done)
-		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
-		for f := range l.jobs {
-			f()
-		}
-	}()
-	return l, nil
+	return &Launcher{filter: filter, jobs: make(chan func([]byte))}, nil
 }
 
-// Close ends the launcher's thread and waits for it.
+// do has one of the threads do a job, a new one if all are busy.
+func (l *Launcher) do(job func(stack []byte)) error {
+	select {
+	case l.jobs <- job:
+		return nil
+	default:
+	}
+	// Not from Go's heap: it is not collected, and has a page below it that nobody may touch.
+	stack, err := unix.Mmap(-1, 0, guardBytes+stackBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return os.NewSyscallError("mmap", err)
+	}
+	if err := unix.Mprotect(stack[:guardBytes], unix.PROT_NONE); err != nil {
+		return errors.Join(os.NewSyscallError("mprotect", err), unix.Munmap(stack))
+	}
+	l.threads.Go(func() {
+		runtime.LockOSThread() // never unlocked: the thread ends with the goroutine
+		job(stack[guardBytes:])
+		for job := range l.jobs {
+			job(stack[guardBytes:])
+		}
+		if err := unix.Munmap(stack); err != nil {
+			panic(fmt.Sprintf("munmap: %v", err)) // it is what mmap gave
+		}
+	})
+	return nil
+}
+
+const (
+	guardBytes = 4 << 10
+	stackBytes = 16 << 10 // functions that may not grow it stay below 1 KiB (the linker sees to that)
+)
+
+// Close ends the launcher's threads and waits for them. No Start may be under way.
 func (l *Launcher) Close() {
 	close(l.jobs)
-	<-l.done
+	l.threads.Wait()
 }
 
 // Process is a started sandbox whose set-up waits for Release.
@@ -119,62 +144,58 @@ func (l *Launcher) Start(s *Spec) (*Process, error) {
 			return nil, fmt.Errorf("secret %q: not a file name", name)
 		}
 	}
-	ours, theirs, err := socketpair()
-	if err != nil {
-		return nil, err
-	}
-	defer unix.Close(theirs)
 	null, err := os.Open(os.DevNull)
 	if err != nil {
-		ours.Close()
 		return nil, err
 	}
 	defer null.Close()
-
 	var fds []uintptr
 	for _, f := range append([]*os.File{null, s.Stdout, s.Stderr}, s.Files...) {
 		fd, err := rawFD(f)
 		if err != nil {
-			ours.Close()
 			return nil, err
 		}
 		fds = append(fds, fd)
 	}
-	fds = append(fds, uintptr(theirs))
-	bundle := -1
+	mnt := -1
 	if os.Geteuid() == 0 {
-		mnt, err := bundleMount(s.Bundle)
-		if err != nil {
-			ours.Close()
+		if mnt, err = bundleMount(s.Bundle); err != nil {
 			return nil, err
 		}
 		defer unix.Close(mnt)
+	}
+	ours, theirs, err := socketpair()
+	if err != nil {
+		return nil, err
+	}
+	fds, bundle := append(fds, uintptr(theirs)), -1
+	if mnt >= 0 {
 		bundle = len(fds)
 		fds = append(fds, uintptr(mnt))
 	}
 	p := &Process{control: ours, program: compile(s, fds, bundle, l.filter)}
-	p.PID, p.PidFD, err = l.clone(s, p.program)
+	if err := l.clone(s, p); err != nil {
+		return nil, fmt.Errorf("clone the sandbox: %w", errors.Join(err, ours.Close()))
+	}
+	if err := mapIDs(p.PID, s.ID); err != nil {
+		return nil, fmt.Errorf("clone the sandbox: give it its users: %w", errors.Join(err, p.destroy(), ours.Close()))
+	}
 	runtime.KeepAlive(s)
-	if err == nil {
-		err = mapIDs(p.PID, s.ID)
-		if err != nil {
-			err = errors.Join(fmt.Errorf("give it its users: %w", err), p.destroy())
-		}
-	}
-	if err != nil {
-		ours.Close()
-		return nil, fmt.Errorf("clone the sandbox: %w", err)
-	}
 	return p, nil
 }
 
-// clone starts a program's process on the launcher's thread. The pidfd can be polled.
-func (l *Launcher) clone(s *Spec, p *program) (pid, pidFD int, err error) {
+// clone starts a process's program on one of the launcher's threads, which stays with it until
+// the bundle has been executed. The pidfd can be polled.
+func (l *Launcher) clone(s *Spec, process *Process) error {
+	p := process.program
 	p.clone = cloneArgs{
-		flags: unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS |
-			unix.CLONE_NEWIPC | unix.CLONE_PIDFD,
+		flags: unix.CLONE_VM | unix.CLONE_VFORK | unix.CLONE_CLEAR_SIGHAND |
+			unix.CLONE_NEWUSER | unix.CLONE_NEWPID | unix.CLONE_NEWNS | unix.CLONE_NEWUTS |
+			unix.CLONE_NEWIPC | unix.CLONE_PIDFD | unix.CLONE_PARENT_SETTID,
 		pidFD:      uint64(uintptr(unsafe.Pointer(&p.pidFD))),
+		parentTID:  uint64(uintptr(unsafe.Pointer(&p.pid))),
 		exitSignal: uint64(unix.SIGCHLD),
+		stackSize:  stackBytes,
 	}
 	if s.CgroupFD >= 0 {
 		p.clone.flags |= unix.CLONE_INTO_CGROUP
@@ -183,26 +204,48 @@ func (l *Launcher) clone(s *Spec, p *program) (pid, pidFD int, err error) {
 	if s.Netns == nil {
 		p.clone.flags |= unix.CLONE_NEWNET
 	}
-	errc := make(chan error, 1)
-	l.jobs <- func() {
-		errc <- inNetns(s.Netns, func() error {
-			var e syscall.Errno
-			if pid, e = p.fork(); e != 0 {
+	netns := -1 // its number, for the job is not over when Start is, and the file may be closed then
+	if s.Netns != nil {
+		fd, err := rawFD(s.Netns)
+		if err != nil {
+			return errors.Join(err, unix.Close(int(p.theirs)))
+		}
+		netns = int(fd)
+	}
+	over := make(chan error, 1)
+	if err := l.do(func(stack []byte) {
+		p.clone.stack = uint64(uintptr(unsafe.Pointer(&stack[0])))
+		forked := false
+		err := inNetns(netns, func() error {
+			forked = true
+			if e := p.fork(); e != 0 {
 				return os.NewSyscallError("clone3", e)
 			}
 			return nil
 		})
+		if !forked {
+			err = errors.Join(err, unix.Close(int(p.theirs)))
+		}
+		over <- err
+		runtime.KeepAlive(p)
+	}); err != nil {
+		return errors.Join(err, unix.Close(int(p.theirs)))
 	}
-	err = <-errc
-	runtime.KeepAlive(p)
+	_, err := io.ReadFull(process.control, make([]byte, 1)) // begun: there is nothing else it could be
 	if err != nil {
-		return 0, -1, err
+		if err := <-over; err != nil {
+			return err
+		}
+	}
+	process.PID, process.PidFD = int(p.pid), int(p.pidFD)
+	if err != nil {
+		return errors.Join(errSetupKilled, process.destroy())
 	}
 	// The flag is PIDFD_NONBLOCK.
-	if err := unix.SetNonblock(int(p.pidFD), true); err != nil {
+	if err := unix.SetNonblock(process.PidFD, true); err != nil {
 		panic(fmt.Sprintf("pidfd: %v", err)) // O_NONBLOCK cannot be refused
 	}
-	return pid, int(p.pidFD), nil
+	return nil
 }
 
 // destroy ends a process that nobody has heard of yet.
@@ -220,7 +263,7 @@ func (p *Process) destroy() error {
 }
 
 // errSetupKilled: the child ended without a word.
-var errSetupKilled = errors.New("it was killed; the memory or pids limit may be too small for it")
+var errSetupKilled = errors.New("it was killed, or had no memory left to say why; the memory or pids limit may be too small for it")
 
 // Release lets the set-up go on and returns when the bundle has been executed, or with the
 // step that failed. It gives up after timeout.
@@ -247,8 +290,8 @@ func (p *Process) Abandon() { p.control.Close() }
 
 // inNetns runs f with the calling thread, which must be a locked one, in another network
 // namespace. A thread that cannot come back must never clone again.
-func inNetns(ns *os.File, f func() error) error {
-	if ns == nil {
+func inNetns(ns int, f func() error) error {
+	if ns < 0 {
 		return f()
 	}
 	home, err := os.Open("/proc/thread-self/ns/net")
@@ -256,7 +299,7 @@ func inNetns(ns *os.File, f func() error) error {
 		return err
 	}
 	defer home.Close()
-	if err := unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err != nil {
+	if err := unix.Setns(ns, unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("enter the slice's network: %w", err)
 	}
 	ferr := f()

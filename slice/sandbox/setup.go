@@ -15,12 +15,16 @@ import (
 // the bundle if there is one (bundle is its number then, else -1).
 func compile(s *Spec, fds []uintptr, bundle int, filter []unix.SockFilter) *program {
 	b := &builder{program: &program{
+		theirs:   fds[3+len(s.Files)],
 		reportTo: fds[3+len(s.Files)],
 		calls:    make([]call, 0, 256+2*len(fds)), // what it takes, about
 	}, s: s, bundle: num(bundle)}
 	if s.ID != 0 {
 		b.user = 1
 	}
+	b.do("signals", unix.SYS_RT_SIGPROCMASK, num(unix.SIG_SETMASK), b.pointer(unsafe.Pointer(new(uint64))), num(0), num(signalBytes))
+	b.do("begin", unix.SYS_WRITE, num(b.reportTo), b.bytes([]byte{begun}), num(1))
+	b.exactly(1)
 	b.descriptors(fds)
 
 	b.section = "wait for the keeper"
