@@ -169,11 +169,11 @@ func enterSyscall()
 //go:linkname exitSyscall runtime.exitsyscall
 func exitSyscall()
 
-// vfork makes clone3(2) with args, of size bytes, and returns when the child, which runs
+// vfork makes clone3(2) with args (a cloneArgs), of size bytes, and returns when the child, which runs
 // runProgram(p), has executed or ended.
 //
 //go:noescape
-func vfork(args *cloneArgs, size uintptr, p *program) (errno uintptr)
+func vfork(args unsafe.Pointer, size uintptr, p *program) (errno uintptr)
 
 // cloneArgs is struct clone_args (clone(2)), as far as it is used.
 type cloneArgs struct {
@@ -201,7 +201,7 @@ func (p *program) fork() syscall.Errno {
 	p.signals.all = ^uint64(0)
 	enterSyscall()
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.signals.all)), uintptr(unsafe.Pointer(&p.signals.before)), signalBytes, 0, 0)
-	e := vfork(&p.clone, unsafe.Sizeof(p.clone), p)
+	e := vfork(unsafe.Pointer(&p.clone), unsafe.Sizeof(p.clone), p)
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.signals.before)), 0, signalBytes, 0, 0)
 	syscall.RawSyscall6(unix.SYS_CLOSE, p.theirs, 0, 0, 0, 0, 0)
 	exitSyscall()
@@ -213,6 +213,7 @@ const signalBytes = 8
 
 // runProgram is where the child begins.
 //
+//lint:ignore U1000 vfork calls it
 //go:norace
 //go:nosplit
 func runProgram(p *program) { p.run() }

@@ -1,6 +1,6 @@
 #include "textflag.h"
 
-// func vfork(args *cloneArgs, size uintptr, p *program) (errno uintptr)
+// func vfork(args unsafe.Pointer, size uintptr, p *program) (errno uintptr)
 //
 // The new process has this one's memory and a stack of its own (args.stack), on which it calls
 // runProgram, which does not return. What it finds in g is this thread's, and it does not use
