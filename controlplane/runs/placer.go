@@ -105,7 +105,7 @@ func (p *placer) follow(ctx context.Context, w *barn.Watcher) error {
 	}
 }
 
-// tell changes the State, by no more than a Use.
+// tell changes the State, by no more than a Use or a Release.
 func (p *placer) tell(c change) {
 	c(p.st)
 	if p.rec != nil {
@@ -283,8 +283,12 @@ func (p *placer) setNode(name string) {
 func (p *placer) applyPlaced(v barn.View, e barn.Event) error {
 	node, run, slice := splitPlaced(e.Key)
 	if e.Deleted {
+		herd := p.placed[node][run+"/"+slice].Herd
 		delete(p.placed[node], run+"/"+slice)
-		p.free(func(st *scheduler.State) { st.Release(run, slice) })
+		p.tell(func(st *scheduler.State) { st.Release(run, slice) })
+		if p.why != nil {
+			p.why.released(scheduler.Placed{Run: run, Herd: herd, Node: node, Slice: scheduler.Slice{Name: slice}})
+		}
 		return nil
 	}
 	var pl Placed

@@ -290,6 +290,12 @@ func (w *waiting) freed() {
 	w.queue.Freed()
 }
 
+func (w *waiting) released(p scheduler.Placed) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.queue.Released(p)
+}
+
 // due reports whether a pass may place something. It tells those who wait for news of what
 // was added to what is known not to fit.
 func (w *waiting) due() bool {

@@ -32,7 +32,7 @@ func Place(st *State, groups []Group) ([]Placement, []Unplaced) {
 			unplaced = append(unplaced, again)
 			continue
 		}
-		p, u := w.place(g)
+		p, u := w.place(g, nil)
 		if u != nil {
 			unplaced = append(unplaced, *u)
 			w.refused[alike] = u
@@ -116,7 +116,9 @@ func (w *work) accept(g *Group, p *Placement) {
 	}
 }
 
-func (w *work) place(g *Group) (*Placement, *Unplaced) {
+// place decides about one group. only, if not nil, are all nodes that any of its slices could go
+// to.
+func (w *work) place(g *Group, only []string) (*Placement, *Unplaced) {
 	if r := w.overQuota(g); r != nil {
 		return nil, &Unplaced{
 			Run: g.Run, Region: g.Region, Reasons: r,
@@ -130,6 +132,7 @@ func (w *work) place(g *Group) (*Placement, *Unplaced) {
 			Summary: fmt.Sprintf("slice %s can be placed nowhere: %s", bad.Slice, bad.Wanted),
 		}
 	}
+	s.only = only
 	if !s.run() {
 		return nil, s.explain()
 	}

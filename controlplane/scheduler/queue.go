@@ -20,13 +20,15 @@ import (
 // finds none until something is given back, of which Freed tells. The reasons of a group are
 // as of when its shape was last asked for; what was placed since may have left even less.
 //
-// The owner tells the Queue of every change of the State that is not a Use, with Freed. It is
-// for one goroutine at a time, and as pure as Place: no clock, no I/O, no randomness.
+// The owner tells the Queue of every change of the State that is not a Use: a Release with
+// Released, anything else with Freed. It is for one goroutine at a time, and as pure as Place:
+// no clock, no I/O, no randomness.
 type Queue struct {
 	groups map[groupID]*waiting
 	runs   map[string][]*waiting // by run, regions ascending
 	shapes map[string]*line
 	open   map[*line]struct{} // lines whose first group may find a place
+	ended  []Placed           // released since the last Pass
 	news   bool               // what is said of a group changed, see News
 }
 
@@ -44,8 +46,10 @@ type waiting struct {
 // line is the groups of one shape, in order.
 type line struct {
 	shape   string
+	bound   bool // to what other regions of its run have on nodes: it is of one group
 	groups  *btree.BTreeG[*waiting]
 	refused *Unplaced // the answer to the one that was asked for last; nil while open at first
+	near    bool      // open only for what was released on some nodes
 }
 
 func lessWaiting(a, b *waiting) bool {
@@ -69,7 +73,7 @@ func (q *Queue) Add(at int64, g Group, free bool) {
 	}
 	l := q.shapes[shape]
 	if l == nil {
-		l = &line{shape: shape, groups: btree.NewBTreeGOptions(lessWaiting, btree.Options{NoLocks: true, Degree: 16})}
+		l = &line{shape: shape, bound: !free, groups: btree.NewBTreeGOptions(lessWaiting, btree.Options{NoLocks: true, Degree: 16})}
 		q.shapes[shape] = l
 		q.open[l] = struct{}{}
 	} else if first, ok := l.groups.Min(); ok && sameNames(first.group.Slices, g.Slices) {
@@ -110,29 +114,87 @@ func (q *Queue) Remove(run string, region int) {
 // Len is how many groups wait.
 func (q *Queue) Len() int { return len(q.groups) }
 
-// Freed says that the State changed in a way that may let a group fit that did not: a
-// Release, and whatever became of a node or a herd.
+// Freed says that the State changed in a way that may let any group fit that did not:
+// whatever became of a node or a herd. The next Pass renews the reasons of all.
 func (q *Queue) Freed() {
 	for _, l := range q.shapes {
 		q.open[l] = struct{}{}
 	}
+	q.ended = nil
+}
+
+// Released says that a slice was released. The next Pass looks only at what that may help;
+// the reasons of the rest stay as they were.
+func (q *Queue) Released(p Placed) {
+	if len(q.shapes) > len(q.open) {
+		q.ended = append(q.ended, p)
+	}
 }
 
 // Due reports whether a Pass may place something.
-func (q *Queue) Due() bool { return len(q.open) > 0 }
+func (q *Queue) Due() bool { return len(q.open) > 0 || len(q.ended) > 0 }
 
-// News reports whether what Why says of some group may have changed since News was last
-// called.
-func (q *Queue) News() bool {
-	n := q.news
-	q.news = false
-	return n
+// reopen opens the lines that what was released may help, and returns on which nodes that was.
+// A group that found no place finds one now only if its herd's quota kept it, if it is bound to
+// slices of its run, or if one of its slices alone fits a node that has more room than it had:
+// of all other nodes and slices the search has found out that they do not go together, unless
+// it gave up before.
+func (q *Queue) reopen() (nodes []string) {
+	if len(q.ended) == 0 {
+		return nil
+	}
+	runs, herds := map[string]bool{}, map[string]bool{}
+	for _, p := range q.ended {
+		nodes = append(nodes, p.Node)
+		runs[p.Run], herds[p.Herd] = true, true
+	}
+	q.ended = nil
+	slices.Sort(nodes)
+	for _, l := range q.shapes {
+		first, ok := l.groups.Min()
+		if _, open := q.open[l]; open || !ok {
+			continue
+		}
+		g, u := &first.group, l.refused
+		l.near = !(u.gaveUp || l.bound && runs[g.Run] || u.overQuota() && herds[g.Herd])
+		q.open[l] = struct{}{}
+	}
+	return slices.Compact(nodes)
+}
+
+// only is where a group can go that is asked for because of what was released on nodes: there,
+// if it has one slice. Of several, some may go where they always could; then it is nil.
+func (l *line) only(g *Group, nodes []string) []string {
+	if l.near && len(g.Slices) == 1 {
+		return nodes
+	}
+	return nil
+}
+
+// fitsOneOf reports whether some slice of the group, alone, fits one of the nodes.
+func (w *work) fitsOneOf(g *Group, names []string) bool {
+	return slices.ContainsFunc(names, func(name string) bool {
+		n := w.st.nodes[name]
+		if n == nil || n.Excluded != "" {
+			return false
+		}
+		room := n.Capacity.Minus(w.usedOn(n)).Dimensions()
+		return slices.ContainsFunc(g.Slices, func(s Slice) bool {
+			for d, want := range s.Needs.Dimensions() {
+				if want.Amount > 0 && want.Amount > room[d].Amount {
+					return false
+				}
+			}
+			return !slices.ContainsFunc(s.Labels, func(l string) bool { return !hasLabel(n.Labels, l) })
+		})
+	})
 }
 
 // Pass decides about the groups whose place may have become free, and removes those it
 // placed. asked are the groups that were looked at, in order: Place, asked for them on this
 // State, answers placed and unplaced. It does not change st.
 func (q *Queue) Pass(st *State) (asked []Group, placed []Placement, unplaced []Unplaced) {
+	nodes := q.reopen()
 	w := newWork(st)
 	firsts := make(heads, 0, len(q.open))
 	for l := range q.open {
@@ -144,6 +206,11 @@ func (q *Queue) Pass(st *State) (asked []Group, placed []Placement, unplaced []U
 	for len(firsts) > 0 {
 		h := firsts[0]
 		g := h.first.group
+		if h.line.near && !w.fitsOneOf(&g, nodes) {
+			q.close(h.line)
+			heap.Pop(&firsts)
+			continue
+		}
 		asked = append(asked, g)
 		alike := w.shape(&g)
 		var p *Placement
@@ -152,14 +219,14 @@ func (q *Queue) Pass(st *State) (asked []Group, placed []Placement, unplaced []U
 			again := *u // shares the reasons
 			again.Run, again.Region = g.Run, g.Region
 			u = &again
-		} else if p, u = w.place(&g); u != nil {
+		} else if p, u = w.place(&g, h.line.only(&g, nodes)); u != nil {
 			w.refused[alike] = u
 		}
 		if u != nil {
 			unplaced = append(unplaced, *u)
 			q.news = q.news || h.line.refused == nil || h.line.refused.Summary != u.Summary
 			h.line.refused = u
-			delete(q.open, h.line)
+			q.close(h.line)
 			heap.Pop(&firsts)
 			continue
 		}
@@ -174,6 +241,12 @@ func (q *Queue) Pass(st *State) (asked []Group, placed []Placement, unplaced []U
 		}
 	}
 	return asked, placed, unplaced
+}
+
+// close notes that the first group of a line finds no place.
+func (q *Queue) close(l *line) {
+	l.near = false
+	delete(q.open, l)
 }
 
 // Why says of each waiting group of a run that was not found a place what kept it, regions

@@ -100,8 +100,8 @@ func TestQueueDecidesAsPlaceDoes(t *testing.T) {
 				if len(running) > 0 {
 					i := rapid.IntRange(0, len(running)-1).Draw(t, "ends")
 					st.Release(running[i].Run, running[i].Slice.Name)
+					q.Released(running[i])
 					running = slices.Delete(running, i, i+1)
-					q.Freed()
 				}
 			case 5:
 				all := inOrder(model)

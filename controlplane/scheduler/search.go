@@ -20,9 +20,11 @@ type search struct {
 	tenants map[string]*tenants  // slices of the same run, by node
 	domains map[string]domainValue
 
-	width  int // candidates looked at per unit
-	steps  int // tries, and nodes looked at, in this pass
+	only   []string // nodes to look at; nil: all
+	width  int      // candidates looked at per unit
+	steps  int      // tries, and nodes looked at, in this pass
 	looked int
+	gaveUp bool
 	failed int // deepest unit that fit nowhere, and what held then
 	held   []*node
 }
@@ -95,7 +97,7 @@ func (s *search) run() bool {
 		return true
 	}
 	if s.width < all {
-		s.width, s.steps, s.looked, s.failed = all, 0, 0, -1
+		s.width, s.steps, s.looked, s.failed, s.gaveUp = all, 0, 0, -1, false
 		return s.descend(0)
 	}
 	return false
@@ -110,6 +112,7 @@ func (s *search) descend(i int) bool {
 	for _, n := range s.candidates(u) {
 		found = true
 		if s.steps++; s.steps > searchBudget || s.looked > lookBudget {
+			s.gaveUp = true
 			break
 		}
 		s.hold(u, n)
@@ -176,7 +179,14 @@ func (s *search) candidates(u *unit) []*node {
 		}
 		return len(found) < s.width
 	}
-	switch few, ok := s.fewest(u); {
+	few, ok := s.fewest(u)
+	switch {
+	case s.only != nil:
+		for _, name := range s.only {
+			if n := s.w.st.nodes[name]; n != nil {
+				consider(n)
+			}
+		}
 	case u.pinned != "":
 		if n := s.w.st.nodes[u.pinned]; n != nil {
 			consider(n)
@@ -284,7 +294,7 @@ func (s *search) obstacle(u *unit, n *node, words bool) (Reason, bool) {
 // explain says for the unit that stopped the search, with what the deepest attempt held,
 // why each node does not take it.
 func (s *search) explain() *Unplaced {
-	out := &Unplaced{Run: s.g.Run, Region: s.g.Region}
+	out := &Unplaced{Run: s.g.Run, Region: s.g.Region, gaveUp: s.gaveUp}
 	if len(s.units) == 0 {
 		return out
 	}

@@ -101,7 +101,12 @@ type Unplaced struct {
 	Reasons []Reason
 	// Omitted counts the reasons beyond maxReasons that were left out.
 	Omitted int
+
+	gaveUp bool // the search came to the end of its budget: it may have missed a place
 }
+
+// overQuota reports whether the herd's quota is the reason.
+func (u *Unplaced) overQuota() bool { return len(u.Reasons) > 0 && u.Reasons[0].Dimension == "quota" }
 
 // share is a/b in parts per million, rounded up and saturating; of nothing, nothing is 0
 // and anything is infinite. Integers keep replays equal on every architecture.
