@@ -134,6 +134,14 @@ func (q *Queue) Released(p Placed) {
 // Due reports whether a Pass may place something.
 func (q *Queue) Due() bool { return len(q.open) > 0 || len(q.ended) > 0 }
 
+// News reports whether what Why says of some group may have changed since News was last
+// called.
+func (q *Queue) News() bool {
+	n := q.news
+	q.news = false
+	return n
+}
+
 // reopen opens the lines that what was released may help, and returns on which nodes that was.
 // A group that found no place finds one now only if its herd's quota kept it, if it is bound to
 // slices of its run, or if one of its slices alone fits a node that has more room than it had:
