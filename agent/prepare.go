@@ -64,6 +64,9 @@ func (t *attempt) prepareAndLaunch(ctx context.Context, as *apiv1.SliceAssignmen
 		spec.Outputs = append(spec.Outputs, slicechan.File{Block: block, FD: slicechan.FirstFD + len(files) - 1})
 	}
 	ls := t.launchSpec(as, bundle)
+	if ls.Args[0], err = program(bundle, leavesNode(as, t.a.cfg.Node)); err != nil {
+		return err
+	}
 	if err = t.edges(as, spec, ls, len(files)); err != nil {
 		return err
 	}
@@ -124,7 +127,7 @@ func (t *attempt) spec(as *apiv1.SliceAssignment) *slicechan.Spec {
 func (t *attempt) launchSpec(as *apiv1.SliceAssignment, bundle string) *keeper.LaunchSpec {
 	return &keeper.LaunchSpec{
 		ID: t.id, Run: as.Key.Run, Slice: as.Key.Slice, Epoch: as.Key.Epoch, Herd: as.Herd,
-		Bundle: bundle, Args: []string{"/bundle/bin/main", "slice"},
+		Bundle: bundle, Args: []string{"/bundle/" + mainFile, "slice"},
 		Env: []string{"HOME=/tmp", "TMPDIR=/tmp", "PATH=/bundle/bin", "RUNINK_RUN=" + as.Key.Run, "RUNINK_SLICE=" + as.Key.Slice},
 		Limits: keeper.Limits{
 			MilliCPU: as.GetLimits().GetMilliCpu(), Memory: as.GetLimits().GetMemory(),

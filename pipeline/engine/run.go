@@ -63,7 +63,7 @@ type Run struct {
 	sendProj, readProj []Projector
 	edgeType, readType []Type
 
-	blockNumber map[string]int // index in the plan
+	blockNumber map[string]int // index in the whole plan
 
 	spools map[*edge]*spool // edges from other slices
 	counts counters
@@ -86,7 +86,7 @@ func New(job Job) (*Run, error) {
 		edgeType: make([]Type, len(g.edges)), readType: make([]Type, len(g.edges)),
 	}
 	for i := range job.Plan.Blocks {
-		r.blockNumber[job.Plan.Blocks[i].Name] = i
+		r.blockNumber[job.Plan.Blocks[i].Name] = job.Plan.Number(i)
 	}
 	for _, b := range g.blocks {
 		r.counts.names = append(r.counts.names, b.Name)

@@ -121,18 +121,20 @@ func (b Bundle) command(ctx context.Context, name string, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	p, build, err := b.load(*planFile, name == "slice")
-	if err != nil {
-		return err
-	}
-	switch name {
-	case "slice":
+	if name == "slice" {
 		f, err := inherit(slicechan.FD, "slicechan")
 		if err != nil {
 			return err
 		}
 		log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
-		return Slice(ctx, Config{Plan: p, Build: build, Network: b.Network, Log: log}, slicechan.NewConn(f))
+		load := func(slice string) (*plan.Plan, engine.Builder, error) { return b.part(*planFile, slice) }
+		return Slice(ctx, Config{Load: load, Network: b.Network, Log: log}, slicechan.NewConn(f))
+	}
+	p, build, err := b.load(*planFile)
+	if err != nil {
+		return err
+	}
+	switch name {
 	case "local":
 		values := map[string][]byte{}
 		if *secrets {
@@ -170,19 +172,8 @@ func (b Bundle) command(ctx context.Context, name string, args []string) error {
 	return errs.E(errs.Invalid, "run", "unknown command %q", name)
 }
 
-// toRun is a plan without what only tells people where its columns come from, which is a
-// good part of a large one, and each slice's process reads it.
-type toRun struct {
-	*plan.Plan
-	Columns skipped `json:"columns"`
-}
-
-type skipped struct{}
-
-func (*skipped) UnmarshalJSON([]byte) error { return nil }
-
-// load reads the plan, all of it or what running needs, and makes its builder.
-func (b Bundle) load(file string, run bool) (*plan.Plan, engine.Builder, error) {
+// load reads the plan and makes its builder.
+func (b Bundle) load(file string) (*plan.Plan, engine.Builder, error) {
 	const op = "read plan"
 	raw := b.Plan
 	if raw == nil {
@@ -192,20 +183,45 @@ func (b Bundle) load(file string, run bool) (*plan.Plan, engine.Builder, error) 
 		}
 	}
 	p := &plan.Plan{}
-	into := any(p)
-	if run {
-		into = &toRun{Plan: p}
-	}
-	if err := json.Unmarshal(raw, into); err != nil {
+	if err := json.Unmarshal(raw, p); err != nil {
 		return nil, nil, errs.E(errs.Corrupt, op, "%w", err)
 	}
 	if err := p.Validate(); err != nil {
 		return nil, nil, errs.E(errs.Invalid, op, "%w", err)
 	}
+	return p, b.builder(p), nil
+}
+
+func (b Bundle) builder(p *plan.Plan) engine.Builder {
 	if b.Build != nil {
-		return p, b.Build, nil
+		return b.Build
 	}
-	return p, b.For(p), nil
+	return b.For(p)
+}
+
+// part is load of what a slice needs of the plan, from the file that the node made of it: of
+// a plan of hundreds of slices, to read it all would be most of what a slice does. Without
+// such a file, or where one is named, it is the whole plan.
+func (b Bundle) part(file, slice string) (*plan.Plan, engine.Builder, error) {
+	if file != "" {
+		return b.load(file)
+	}
+	name := filepath.Join(filepath.Dir(os.Args[0]), "..", plan.PartsFile)
+	f, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return b.load("")
+	}
+	if err != nil {
+		return nil, nil, errs.E(errs.Unavailable, "read plan", "%w", err)
+	}
+	p, err := plan.ReadPart(f, slice)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, nil, errs.E(errs.Corrupt, "read plan", "%s: %w", name, err).WithHint("the node makes it of the bundle: have the node fetch the bundle again")
+	}
+	if p == nil {
+		return b.load("")
+	}
+	return p, b.builder(p), nil
 }
 
 func readPlan(file string) ([]byte, error) {

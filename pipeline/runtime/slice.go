@@ -31,9 +31,9 @@ const connectTimeout = 2 * time.Minute
 
 // Config is what Slice needs beside the channel.
 type Config struct {
-	Plan    *plan.Plan
-	Build   engine.Builder
-	Network edge.Network // nil where the plan has no edge between nodes
+	// Load returns the plan, or the part of it that holds the slice, and the plan's builder.
+	Load    func(slice string) (*plan.Plan, engine.Builder, error)
+	Network edge.Network // nil where this program opens no edge between nodes
 	Log     *slog.Logger
 	// KeepLimits leaves GOMAXPROCS and the memory limit of the process alone, for tests
 	// that run several slices in one.
@@ -140,6 +140,7 @@ type slice struct {
 	out  *outbox
 	log  *slog.Logger
 
+	plan    *plan.Plan
 	outputs map[string]*os.File
 	edges   *edges
 }
@@ -167,7 +168,12 @@ func (s *slice) limits() {
 
 func (s *slice) run(ctx context.Context) (*slicechan.Done, error) {
 	s.limits()
-	text, err := engine.Resolve(s.cfg.Plan, s.spec.Params)
+	var build engine.Builder
+	var err error
+	if s.plan, build, err = s.cfg.Load(s.spec.Slice); err != nil {
+		return nil, err
+	}
+	text, err := engine.Resolve(s.plan, s.spec.Params)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +181,7 @@ func (s *slice) run(ctx context.Context) (*slicechan.Done, error) {
 	for path, value := range s.spec.Secrets {
 		secrets[path] = string(value)
 	}
-	env, err := engine.NewEnv(s.cfg.Plan, text, sdk.NewContext(ctx, s.log, text, secrets).WithSecretFiles(s.spec.SecretFiles))
+	env, err := engine.NewEnv(s.plan, text, sdk.NewContext(ctx, s.log, text, secrets).WithSecretFiles(s.spec.SecretFiles))
 	if err != nil {
 		return nil, err
 	}
@@ -184,12 +190,12 @@ func (s *slice) run(ctx context.Context) (*slicechan.Done, error) {
 	if err != nil {
 		return nil, err
 	}
-	table, err := s.cfg.Build(env)
+	table, err := build(env)
 	if err != nil {
 		return nil, err
 	}
 	job := engine.Job{
-		Plan: s.cfg.Plan, Slice: s.spec.Slice, Run: s.spec.Run, Epoch: s.spec.Epoch, Table: table, Env: env,
+		Plan: s.plan, Slice: s.spec.Slice, Run: s.spec.Run, Epoch: s.spec.Epoch, Table: table, Env: env,
 		Seal:   sealer,
 		Quiet:  true,
 		Memory: s.spec.Memory / 2, Inputs: map[string]engine.Source{}, Outputs: map[string]io.Writer{},
@@ -226,7 +232,7 @@ func (s *slice) run(ctx context.Context) (*slicechan.Done, error) {
 // sealer makes what seals rejected rows, nil where the plan has no dead-letter file. Without
 // a key the slice fails: in a cluster no rejected row is written in clear.
 func (s *slice) sealer() (*seal.RowSealer, error) {
-	if !slices.ContainsFunc(s.cfg.Plan.Blocks, func(b plan.Block) bool { return b.Kind == plan.KindDLQ }) {
+	if !slices.ContainsFunc(s.plan.Blocks, func(b plan.Block) bool { return b.Kind == plan.KindDLQ }) {
 		return nil, nil
 	}
 	if len(s.spec.SealKey) == 0 {
