@@ -253,12 +253,8 @@ func addParts(dir string) (*plan.Plan, error) {
 	if err := p.Validate(); err != nil {
 		return nil, corrupt(err)
 	}
-	parts, err := p.Parts()
-	if err != nil {
-		return nil, err
-	}
 	file := filepath.Join(dir, plan.PartsFile)
-	if err := os.WriteFile(file, parts, 0o444); err != nil {
+	if err := os.WriteFile(file, p.Parts(), 0o444); err != nil {
 		return nil, err
 	}
 	return p, os.Chmod(file, 0o444) // the umask may have taken bits that the slice's own uid needs

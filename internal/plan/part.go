@@ -2,7 +2,6 @@ package plan
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -133,7 +132,7 @@ func (p *Plan) ValidatePart() error {
 }
 
 // partsMagic starts a file of parts: an index of lines "SLICE OFFSET LENGTH", an empty line,
-// and the parts as JSON, at offsets from there.
+// and the parts (form), at offsets from there.
 const partsMagic = "runink parts 1\n"
 
 // Bounds of what is read, in bytes.
@@ -147,24 +146,22 @@ const PartsFile = "parts"
 
 // Parts is a file of the parts of a valid plan, by slice, for ReadPart. A slice that has none
 // runs from the whole plan. The same plan gives the same bytes.
-func (p *Plan) Parts() ([]byte, error) {
+func (p *Plan) Parts() []byte {
 	var index, parts bytes.Buffer
 	for _, r := range p.Regions {
 		c, ok := p.Cut(r.ID)
 		if !ok {
 			continue
 		}
-		b, err := json.Marshal(c)
-		if err != nil {
-			return nil, err
-		}
+		f := &form{}
+		f.plan(c)
 		for _, s := range c.Slices {
-			fmt.Fprintf(&index, "%s %d %d\n", s.Name, parts.Len(), len(b))
+			fmt.Fprintf(&index, "%s %d %d\n", s.Name, parts.Len(), len(f.out))
 		}
-		parts.Write(b)
+		parts.Write(f.out)
 	}
 	index.WriteByte('\n')
-	return slices.Concat([]byte(partsMagic), index.Bytes(), parts.Bytes()), nil
+	return slices.Concat([]byte(partsMagic), index.Bytes(), parts.Bytes())
 }
 
 // ReadPart finds the part of a slice in a file that Parts made; nil without an error where the
@@ -174,9 +171,9 @@ func ReadPart(file io.ReaderAt, slice string) (*Plan, error) {
 	if raw == nil || err != nil {
 		return nil, err
 	}
-	p := &Plan{}
-	if err := json.Unmarshal(raw, p); err != nil {
-		return nil, err
+	f, p := &form{in: string(raw), reading: true}, &Plan{}
+	if f.plan(p); f.err != nil || f.in != "" {
+		return nil, errForm
 	}
 	return p, p.ValidatePart()
 }

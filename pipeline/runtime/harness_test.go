@@ -141,7 +141,8 @@ type node struct {
 	grpc  bool // edges by gRPC, else by socketpairs
 	ca    *authority
 	build engine.Builder // nil: dynamic
-	parts bool           // each slice reads its part of the plan, else the whole
+	// parts says which slices read their part of the plan, the others the whole; nil: none.
+	parts func(slice string) bool
 	// ups, if set, sees every message and decides whether to acknowledge it.
 	ups func(slice string, c *slicechan.Conn, u slicechan.Up) (ack bool)
 	// onSpec, if set, gets the agent's end after the spec was sent.
@@ -263,12 +264,9 @@ func (n *node) start(ctx context.Context) func() map[string]*result {
 
 func (n *node) load(slice string) (*plan.Plan, engine.Builder, error) {
 	p := n.plan
-	if n.parts {
-		file, err := p.Parts()
-		if err != nil {
-			return nil, nil, err
-		}
-		if p, err = plan.ReadPart(bytes.NewReader(file), slice); err != nil || p == nil {
+	if n.parts != nil && n.parts(slice) {
+		var err error
+		if p, err = plan.ReadPart(bytes.NewReader(p.Parts()), slice); err != nil || p == nil {
 			return nil, nil, fmt.Errorf("part of %s: %v, %w", slice, p, err)
 		}
 	}

@@ -7,8 +7,10 @@
 // agent what the old one did not acknowledge, and exits with status 0 only after its Done
 // was acknowledged.
 //
-// It never opens a file by name in a slice, reaches the network only for the edges it was
-// told of, and starts no process.
+// In a slice it opens no file by name but its plan, handles no signal (a slice is told to
+// stop through its channel, or killed), reaches the network only for the edges it was told
+// of, and starts no process. What it does before the first row, every slice of every run
+// pays for: it is measured (docs/benchmarks.md), and what only some need is made when they do.
 package runtime
 
 import (
@@ -68,8 +70,6 @@ Without arguments: slice, if descriptor 3 is a slice channel.
 
 // Main is the main of a bundle's binary; it returns the exit status.
 func Main(b Bundle) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	if err := fault.ArmFromEnv(); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		return exitUsage
@@ -81,6 +81,12 @@ func Main(b Bundle) int {
 	if len(args) == 0 {
 		fmt.Fprint(os.Stderr, usage)
 		return exitUsage
+	}
+	ctx := context.Background()
+	if args[0] != "slice" {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
 	}
 	err := b.command(ctx, args[0], args[1:])
 	if errors.Is(err, flag.ErrHelp) {
@@ -248,13 +254,18 @@ func isChannel(fd int) bool {
 	return err == nil && typ == unix.SOCK_SEQPACKET
 }
 
-// inherit takes over an inherited descriptor, so that reads and writes can be
-// interrupted and no child gets it.
+// inherit takes over an inherited socket, so that reads and writes can be interrupted and no
+// child gets it.
 func inherit(fd int, name string) (*os.File, error) {
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
+	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, errs.E(errs.Invalid, "open descriptor", "%s: descriptor %d: %w", name, fd, err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
+	return inheritFile(fd, name)
+}
+
+// inheritFile is inherit for a regular file, which nothing waits for.
+func inheritFile(fd int, name string) (*os.File, error) {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
 		return nil, errs.E(errs.Invalid, "open descriptor", "%s: descriptor %d: %w", name, fd, err)
 	}
 	f := os.NewFile(uintptr(fd), name)

@@ -9,6 +9,7 @@ import (
 	goruntime "runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -152,17 +153,17 @@ func (s *slice) scale(d time.Duration) time.Duration {
 	return d
 }
 
-// limits fits the Go runtime into the cgroup: collecting harder near the limit is better
-// than being killed at it.
+// limits fits the Go runtime into the cgroup, where who started it did not.
 func (s *slice) limits() {
 	if s.cfg.KeepLimits {
 		return
 	}
-	if s.spec.MilliCPU > 0 {
-		goruntime.GOMAXPROCS(int(max(1, (s.spec.MilliCPU+999)/1000)))
+	env := slicechan.RuntimeEnv(s.spec.MilliCPU, s.spec.Memory)
+	if n, err := strconv.Atoi(env["GOMAXPROCS"]); err == nil && os.Getenv("GOMAXPROCS") == "" {
+		goruntime.GOMAXPROCS(n)
 	}
-	if s.spec.Memory > 0 {
-		debug.SetMemoryLimit(s.spec.Memory / 100 * 85)
+	if n, err := strconv.ParseInt(env["GOMEMLIMIT"], 10, 64); err == nil && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(n)
 	}
 }
 
@@ -229,9 +230,9 @@ func (s *slice) run(ctx context.Context) (*slicechan.Done, error) {
 	return s.done(outcome)
 }
 
-// sealer makes what seals rejected rows, nil where the plan has no dead-letter file. Without
-// a key the slice fails: in a cluster no rejected row is written in clear.
-func (s *slice) sealer() (*seal.RowSealer, error) {
+// sealer is the engine's Job.Seal, nil where the plan has no dead-letter file. Without a key
+// the slice fails: in a cluster no rejected row is written in clear.
+func (s *slice) sealer() (func() (*seal.RowSealer, error), error) {
 	if !slices.ContainsFunc(s.plan.Blocks, func(b plan.Block) bool { return b.Kind == plan.KindDLQ }) {
 		return nil, nil
 	}
@@ -239,7 +240,9 @@ func (s *slice) sealer() (*seal.RowSealer, error) {
 		return nil, errs.E(errs.Internal, "seal rejected rows", "the node sent no key of herd %s", s.spec.Herd).
 			WithHint("upgrade the cluster's nodes to one version")
 	}
-	return seal.NewRowSealer(s.spec.SealKey, s.spec.Herd, s.spec.Run)
+	return sync.OnceValues(func() (*seal.RowSealer, error) {
+		return seal.NewRowSealer(s.spec.SealKey, s.spec.Herd, s.spec.Run)
+	}), nil
 }
 
 // reportProgress sends counts while they change, until the returned function is called.
@@ -288,14 +291,14 @@ func wireCounts(counts map[string]engine.Count) map[string]slicechan.Count {
 func (s *slice) openFiles(job *engine.Job) error {
 	s.outputs = map[string]*os.File{}
 	for _, f := range s.spec.Inputs {
-		file, err := inherit(f.FD, f.Block)
+		file, err := inheritFile(f.FD, f.Block)
 		if err != nil {
 			return err
 		}
 		job.Inputs[f.Block] = &engine.FileSource{File: file, Size: f.Size}
 	}
 	for _, f := range s.spec.Outputs {
-		file, err := inherit(f.FD, f.Block)
+		file, err := inheritFile(f.FD, f.Block)
 		if err != nil {
 			return err
 		}
