@@ -45,7 +45,7 @@ func IsVariable(s string) bool {
 // set: the runtime's own, and those by which the Go runtime is steered.
 func ReservedVariable(s string) bool {
 	switch s {
-	case "HOME", "TMPDIR", "PATH", "TZ", "GODEBUG", "GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GOTRACEBACK", "GOCOVERDIR":
+	case "HOME", "TMPDIR", "PATH", "GODEBUG", "GOGC", "GOMAXPROCS", "GOMEMLIMIT", "GOTRACEBACK", "GOCOVERDIR":
 		return true
 	}
 	return strings.HasPrefix(s, "RUNINK_") || strings.HasPrefix(s, "LD_")
