@@ -38,7 +38,7 @@ setup: ## install what is missing (Debian packages, Go modules)
 	cd examples/flights && go mod download
 
 .PHONY: build
-build: ## build bin/runink, bin/runink-engine and the developers' programs
+build: ## build bin/runink, the engines of slices and the developers' programs
 	@mkdir -p bin
 	$(GOBUILD) -o bin/ ./cmd/...
 	$(GOBUILD) -o bin/runink-image ./tools/image

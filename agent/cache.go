@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"io"
 	"os"
@@ -20,6 +21,8 @@ import (
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/fsx"
+	"github.com/runink/runink/internal/nodecfg"
+	"github.com/runink/runink/internal/plan"
 )
 
 // fetchFunc appends the blob's bytes from offset on to w.
@@ -198,7 +201,11 @@ func (c *cache) unpack(ctx context.Context, digest, dir string, fetch fetchFunc)
 	if err := untar(f, tmp); err != nil {
 		return err
 	}
-	if err := c.addMain(tmp); err != nil {
+	p, err := addParts(tmp)
+	if err != nil {
+		return err
+	}
+	if err := c.addMain(tmp, p); err != nil {
 		return err
 	}
 	if err := os.Chmod(tmp, 0o555); err != nil {
@@ -228,14 +235,46 @@ func syncTree(dir string) error {
 	})
 }
 
+// addParts puts beside the plan what its slices' processes read instead of it, and returns the
+// plan. It is made here and not when the bundle is built, so that nobody has to trust or
+// compare it: what a bundle says, its plan says.
+func addParts(dir string) (*plan.Plan, error) {
+	corrupt := func(err error) error {
+		return errs.E(errs.Corrupt, "", "plan.json: %w", err).WithHint("build the bundle again with runink build")
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "plan.json"))
+	if err != nil {
+		return nil, corrupt(err)
+	}
+	p := &plan.Plan{}
+	if err := json.Unmarshal(raw, p); err != nil {
+		return nil, corrupt(err)
+	}
+	if err := p.Validate(); err != nil {
+		return nil, corrupt(err)
+	}
+	file := filepath.Join(dir, plan.PartsFile)
+	if err := os.WriteFile(file, p.Parts(), 0o444); err != nil {
+		return nil, err
+	}
+	return p, os.Chmod(file, 0o444) // the umask may have taken bits that the slice's own uid needs
+}
+
+// Programs of an unpacked bundle: mainFile runs a slice, mainNetFile one with an edge that
+// leaves the node, where that is another program.
+const (
+	mainFile    = "bin/main"
+	mainNetFile = "bin/main-net"
+)
+
 // addMain puts this machine's program at bin/main: the bundle's own, or the stock engine
-// where the plan needs none.
-func (c *cache) addMain(dir string) error {
-	main := filepath.Join(dir, "bin", "main")
+// where the plan needs none. Of the stock engine there are two, because to start one with all
+// that edges between nodes need costs twice as much.
+func (c *cache) addMain(dir string, p *plan.Plan) error {
 	own := filepath.Join(dir, "bin", runtime.GOOS+"-"+runtime.GOARCH, "main")
 	switch _, err := os.Stat(own); {
 	case err == nil:
-		return os.Link(own, main)
+		return os.Link(own, filepath.Join(dir, mainFile))
 	case !errors.Is(err, os.ErrNotExist):
 		return err
 	}
@@ -246,18 +285,42 @@ func (c *cache) addMain(dir string) error {
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o755); err != nil {
 		return err
 	}
-	src, err := os.Open(c.engine)
+	if err := copyEngine(c.engine, filepath.Join(dir, mainFile)); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(p.Edges, func(e plan.Edge) bool { return e.Remote }) {
+		return nil
+	}
+	return copyEngine(nodecfg.NetEngine(c.engine), filepath.Join(dir, mainNetFile))
+}
+
+func copyEngine(from, to string) error {
+	src, err := os.Open(from)
 	if err != nil {
 		return errs.E(errs.Unavailable, "", "stock engine of this node: %w", err).
 			WithHint("the bundle has only built-in steps and is served by the node's engine binary; this node has none")
 	}
 	defer src.Close()
-	dst, err := os.OpenFile(main, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o555)
+	dst, err := os.OpenFile(to, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o555)
 	if err != nil {
 		return err
 	}
 	_, err = io.Copy(dst, src)
 	return errors.Join(err, dst.Close())
+}
+
+// program is the path in a slice's sandbox of what runs it.
+func program(bundle string, leavesNode bool) (string, error) {
+	if !leavesNode {
+		return "/bundle/" + mainFile, nil
+	}
+	switch _, err := os.Stat(filepath.Join(bundle, mainNetFile)); {
+	case err == nil:
+		return "/bundle/" + mainNetFile, nil
+	case !errors.Is(err, os.ErrNotExist):
+		return "", err
+	}
+	return "/bundle/" + mainFile, nil
 }
 
 // untar writes the archive's regular files below dir, with modes of our own: nothing in a

@@ -6,6 +6,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -20,6 +21,8 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
+	"github.com/runink/runink/internal/plan"
 )
 
 type entry struct {
@@ -149,38 +152,115 @@ func TestCacheRefusesOtherBytes(t *testing.T) {
 	f.Close()
 }
 
-func TestBundleGetsItsProgram(t *testing.T) {
-	engine := filepath.Join(t.TempDir(), "engine")
-	if err := os.WriteFile(engine, []byte("stock"), 0o755); err != nil {
+// planOf is the plan.json of a pipeline whose edge is remote, or between blocks of one slice.
+func planOf(t *testing.T, remote bool) string {
+	t.Helper()
+	p := &plan.Plan{
+		Version: plan.Version, Name: "p", Schemas: map[string]plan.Schema{"T": {Name: "T"}},
+		Blocks: []plan.Block{
+			{Name: "in", Kind: plan.KindSource, URI: "file://in.csv", Format: "csv", Out: "T"},
+			{Name: "out", Kind: plan.KindSink, URI: "file://out.csv", Format: "csv", In: []string{"T"}},
+		},
+		Edges:   []plan.Edge{{From: "in", To: "out", Schema: "T", Remote: remote}},
+		Slices:  []plan.Slice{{Name: "in", Blocks: []string{"in", "out"}}},
+		Regions: []plan.Region{{Slices: []string{"in"}}},
+	}
+	if remote {
+		p.Slices = []plan.Slice{{Name: "in", Blocks: []string{"in"}}, {Name: "out", Blocks: []string{"out"}}}
+		p.Regions[0].Slices = []string{"in", "out"}
+	}
+	b, err := json.Marshal(p)
+	if err != nil {
 		t.Fatal(err)
 	}
+	return string(b)
+}
+
+func TestBundleGetsItsProgram(t *testing.T) {
+	engine := filepath.Join(t.TempDir(), "engine")
+	for name, text := range map[string]string{engine: "stock", nodecfg.NetEngine(engine): "stock with network"} {
+		if err := os.WriteFile(name, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	own := entry{"bin/linux-amd64/main.zst", tar.TypeReg, 0o444, packed(t, "own")}
 	for _, tt := range []struct {
-		name    string
-		entries []entry
-		want    string
+		name       string
+		remote     bool
+		program    []entry
+		here, away string // what runs a slice whose edges stay on the node, and one with another
 	}{
-		{"own", []entry{{"plan.json", tar.TypeReg, 0o644, "{}"}, {"bin/linux-amd64/main.zst", tar.TypeReg, 0o444, packed(t, "own")}}, "own"},
-		{"stock", []entry{{"plan.json", tar.TypeReg, 0o644, "{}"}}, "stock"},
+		{"own", false, []entry{own}, "own", "own"},
+		{"own, with remote edges", true, []entry{own}, "own", "own"},
+		{"stock", false, nil, "stock", "stock"},
+		{"stock, with remote edges", true, nil, "stock", "stock with network"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c, n := newCache(t, engine), 0
-			data := archive(t, tt.entries...)
+			data := archive(t, append([]entry{{"plan.json", tar.TypeReg, 0o644, planOf(t, tt.remote)}}, tt.program...)...)
 			for range 2 {
 				dir, err := c.bundle(t.Context(), digestOf(data), from(data, &n))
 				if err != nil {
 					t.Fatal(err)
 				}
-				main := filepath.Join(dir, "bin", "main")
-				b, err := os.ReadFile(main)
-				if err != nil || string(b) != tt.want {
-					t.Fatalf("bin/main is %q, %v", b, err)
+				for away, want := range map[bool]string{false: tt.here, true: tt.away} {
+					name, err := program(dir, away)
+					if err != nil {
+						t.Fatal(err)
+					}
+					file := filepath.Join(dir, strings.TrimPrefix(name, "/bundle/"))
+					b, err := os.ReadFile(file)
+					if err != nil || string(b) != want {
+						t.Fatalf("%s is %q, %v; want %q", name, b, err, want)
+					}
+					if fi, err := os.Stat(file); err != nil || fi.Mode().Perm() != 0o555 {
+						t.Fatalf("mode %v, %v", fi.Mode(), err)
+					}
 				}
-				if fi, err := os.Stat(main); err != nil || fi.Mode().Perm() != 0o555 {
-					t.Fatalf("mode %v, %v", fi.Mode(), err)
+				f, err := os.Open(filepath.Join(dir, plan.PartsFile))
+				if err != nil {
+					t.Fatal(err)
+				}
+				p, err := plan.ReadPart(f, "in")
+				f.Close()
+				if err != nil || p == nil || p.Blocks[0].Name != "in" {
+					t.Fatalf("the part of slice in: %+v, %v", p, err)
 				}
 			}
 			if n != 1 {
 				t.Errorf("fetched %d times", n)
+			}
+		})
+	}
+}
+
+func TestBundleThatCannotRun(t *testing.T) {
+	engine := filepath.Join(t.TempDir(), "engine")
+	if err := os.WriteFile(engine, []byte("stock"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	file := func(text string) []entry { return []entry{{"plan.json", tar.TypeReg, 0o644, text}} }
+	for _, tt := range []struct {
+		name, engine string
+		entries      []entry
+		kind         error
+		want         string
+	}{
+		{"no plan", engine, []entry{{"sbom.json", tar.TypeReg, 0o644, "{}"}}, errs.Corrupt, "plan.json"},
+		{"a plan that is no JSON", engine, file("{"), errs.Corrupt, "plan.json"},
+		{"an invalid plan", engine, file("{}"), errs.Corrupt, "plan version 0"},
+		{"no engine", engine + "x", file(planOf(t, false)), errs.Unavailable, "stock engine"},
+		{"no engine with network", engine, file(planOf(t, true)), errs.Unavailable, "engine-net"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, n := newCache(t, tt.engine), 0
+			data := archive(t, tt.entries...)
+			_, err := c.bundle(t.Context(), digestOf(data), from(data, &n))
+			if !errors.Is(err, tt.kind) || !strings.Contains(err.Error(), tt.want) || errs.HintOf(err) == "" {
+				t.Errorf("%v (hint %q), want %q", err, errs.HintOf(err), tt.want)
+			}
+			if left, err := os.ReadDir(filepath.Join(c.dir, "bundles")); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v, %v", left, err)
 			}
 		})
 	}

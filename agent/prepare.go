@@ -64,6 +64,9 @@ func (t *attempt) prepareAndLaunch(ctx context.Context, as *apiv1.SliceAssignmen
 		spec.Outputs = append(spec.Outputs, slicechan.File{Block: block, FD: slicechan.FirstFD + len(files) - 1})
 	}
 	ls := t.launchSpec(as, bundle)
+	if ls.Args[0], err = program(bundle, leavesNode(as, t.a.cfg.Node)); err != nil {
+		return err
+	}
 	if err = t.edges(as, spec, ls, len(files)); err != nil {
 		return err
 	}
@@ -122,10 +125,14 @@ func (t *attempt) spec(as *apiv1.SliceAssignment) *slicechan.Spec {
 }
 
 func (t *attempt) launchSpec(as *apiv1.SliceAssignment, bundle string) *keeper.LaunchSpec {
+	env := []string{"HOME=/tmp", "TMPDIR=/tmp", "PATH=/bundle/bin", "RUNINK_RUN=" + as.Key.Run, "RUNINK_SLICE=" + as.Key.Slice}
+	for k, v := range slicechan.RuntimeEnv(as.GetLimits().GetMilliCpu(), as.GetLimits().GetMemory()) {
+		env = append(env, k+"="+v)
+	}
 	return &keeper.LaunchSpec{
 		ID: t.id, Run: as.Key.Run, Slice: as.Key.Slice, Epoch: as.Key.Epoch, Herd: as.Herd,
-		Bundle: bundle, Args: []string{"/bundle/bin/main", "slice"},
-		Env: []string{"HOME=/tmp", "TMPDIR=/tmp", "PATH=/bundle/bin", "RUNINK_RUN=" + as.Key.Run, "RUNINK_SLICE=" + as.Key.Slice},
+		Bundle: bundle, Args: []string{"/bundle/" + mainFile, "slice"},
+		Env: env,
 		Limits: keeper.Limits{
 			MilliCPU: as.GetLimits().GetMilliCpu(), Memory: as.GetLimits().GetMemory(),
 			FileBytes: as.GetLimits().GetDisk(),

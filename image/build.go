@@ -14,6 +14,7 @@ import (
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/fsx"
+	"github.com/runink/runink/internal/nodecfg"
 )
 
 // The most that kernel and initramfs may weigh together, in bytes.
@@ -30,13 +31,14 @@ const (
 	SumsFile      = "SHA256SUMS"
 )
 
-// EnginePath is where a node has the stock engine, which serves plans of built-in steps.
+// EnginePath is where a node has the stock engine, which serves plans of built-in steps, and
+// nodecfg.NetEngine of it the one that opens edges between nodes.
 const EnginePath = "usr/lib/runink/runink-engine"
 
 // Options of Build.
 type Options struct {
 	Binary    string    // path of the static binary that becomes /init
-	Engine    string    // path of the stock engine, which becomes EnginePath; "": none
+	Engine    string    // path of the stock engine, which becomes EnginePath, and its NetEngine beside it; "": none
 	Out       string    // folder for the results, made if absent
 	Cache     string    // folder for downloads, made if absent
 	Level     int       // zstd level of the initramfs; 10 while developing, 19 for a release
@@ -79,11 +81,9 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	var engine []byte
-	if o.Engine != "" {
-		if engine, _, err = readBinary(o.Engine); err != nil {
-			return nil, err
-		}
+	engines, err := readEngines(o.Engine)
+	if err != nil {
+		return nil, err
 	}
 	vmlinuz, err := os.ReadFile(k.Vmlinuz)
 	if err != nil {
@@ -99,8 +99,8 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	m.Inputs = append(m.Inputs,
 		File{Name: fmt.Sprintf("%s_%s.deb", k.Package, k.Version), SHA256: k.SHA256, Bytes: k.DebBytes},
 		fileOf("boot/vmlinuz-"+k.Release, vmlinuz), fileOf("init", binary))
-	if engine != nil {
-		m.Inputs = append(m.Inputs, fileOf(EnginePath, engine))
+	for _, e := range engines {
+		m.Inputs = append(m.Inputs, fileOf(e.path, e.data))
 	}
 	var modBytes int64
 	for _, mod := range mods {
@@ -116,10 +116,12 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	if err := errors.Join(tree.addModules(k, mods, load), tree.File("init", 0o755, binary)); err != nil {
 		return nil, err
 	}
-	if engine != nil {
-		if err := tree.File(EnginePath, 0o755, engine); err != nil {
+	engineBytes := 0
+	for _, e := range engines {
+		if err := tree.File(e.path, 0o755, e.data); err != nil {
 			return nil, err
 		}
+		engineBytes += len(e.data)
 	}
 	initramfs, err := tree.pack(o.Level)
 	if err != nil {
@@ -141,7 +143,7 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		{"vmlinuz", int64(len(vmlinuz)), k.Release},
 		{"initramfs", int64(len(initramfs)), fmt.Sprintf("zstd level %d", o.Level)},
 		{"  /init", int64(len(binary)), "unpacked, " + goVersion},
-		{"  engine", int64(len(engine)), "unpacked"},
+		{"  engines", int64(engineBytes), "unpacked"},
 		{"  modules", modBytes, fmt.Sprintf("unpacked, %d of them", len(mods))},
 	}
 	if o.Weigh && k.Kind() == Metal {
@@ -170,6 +172,26 @@ func writeOutputs(dir string, vmlinuz, initramfs, manifest []byte) error {
 		}
 	}
 	return fsx.WriteFileAtomic(filepath.Join(dir, SumsFile), sums.Bytes(), 0o644)
+}
+
+type engineFile struct {
+	path string // in the image
+	data []byte
+}
+
+// readEngines reads the stock engines; none where file is "".
+func readEngines(file string) ([]engineFile, error) {
+	if file == "" {
+		return nil, nil
+	}
+	engines := []engineFile{{path: EnginePath}, {path: nodecfg.NetEngine(EnginePath)}}
+	for i, f := range []string{file, nodecfg.NetEngine(file)} {
+		var err error
+		if engines[i].data, _, err = readBinary(f); err != nil {
+			return nil, err
+		}
+	}
+	return engines, nil
 }
 
 // readBinary insists on what the kernel can start with nothing else around: a static ELF

@@ -67,7 +67,7 @@ func TestListing(t *testing.T) {
 		"var": cpio.S_IFDIR | 0o755, "var/lib": cpio.S_IFDIR | 0o755, "var/lib/runink": cpio.S_IFDIR | 0o700,
 		"dev/console": cpio.S_IFCHR | 0o600, "dev/null": cpio.S_IFCHR | 0o666,
 		"etc/os-release": cpio.S_IFREG | 0o644, "etc/hosts": cpio.S_IFREG | 0o644, "etc/passwd": cpio.S_IFREG | 0o644, "etc/group": cpio.S_IFREG | 0o644,
-		"usr": cpio.S_IFDIR | 0o755, "usr/lib": cpio.S_IFDIR | 0o755, "usr/lib/runink": cpio.S_IFDIR | 0o755, "usr/lib/runink/runink-engine": cpio.S_IFREG | 0o755,
+		"usr": cpio.S_IFDIR | 0o755, "usr/lib": cpio.S_IFDIR | 0o755, "usr/lib/runink": cpio.S_IFDIR | 0o755, "usr/lib/runink/runink-engine": cpio.S_IFREG | 0o755, "usr/lib/runink/runink-engine-net": cpio.S_IFREG | 0o755,
 		"init": cpio.S_IFREG | 0o755, "lib": cpio.S_IFDIR | 0o755, "lib/modules": cpio.S_IFDIR | 0o755,
 	}
 	seen := map[string]bool{}
@@ -91,7 +91,7 @@ func TestListing(t *testing.T) {
 			t.Errorf("%s has no business in the image", r.Name)
 			continue
 		}
-		if from := map[string]string{"init": binaryFile, "usr/lib/runink/runink-engine": engineFile}[r.Name]; from != "" {
+		if from := map[string]string{"init": binaryFile, "usr/lib/runink/runink-engine": stockFile, "usr/lib/runink/runink-engine-net": netFile}[r.Name]; from != "" {
 			built, err := os.ReadFile(filepath.Join(dir, from))
 			check(t, err)
 			packed, err := io.ReadAll(io.NewSectionReader(r, 0, int64(r.FileSize)))

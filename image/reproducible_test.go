@@ -22,14 +22,15 @@ import (
 // What ship makes in a folder: what `make image` and `make iso` make, from the same sources.
 const (
 	binaryFile  = "runink"
-	engineFile  = "runink-engine"
+	stockFile   = "runink-engine"
+	netFile     = "runink-engine-net"
 	imageFolder = "image"
 	metalFolder = "metal"
 	isoFile     = "runink.iso"
 )
 
 var shipped = []string{
-	binaryFile, engineFile, imageFolder + "/" + VmlinuzFile, imageFolder + "/" + InitramfsFile,
+	binaryFile, stockFile, netFile, imageFolder + "/" + VmlinuzFile, imageFolder + "/" + InitramfsFile,
 	imageFolder + "/" + ManifestFile, imageFolder + "/" + SumsFile,
 	metalFolder + "/" + VmlinuzFile, metalFolder + "/" + InitramfsFile, metalFolder + "/" + ManifestFile, metalFolder + "/" + SumsFile,
 	isoFile,
@@ -104,9 +105,10 @@ func ship(ctx context.Context, src, dir, cache string, level int) error {
 
 // shipCloud is the part of ship that virtual machines boot.
 func shipCloud(ctx context.Context, src, dir, cache string, level int) error {
-	binary, engine := filepath.Join(dir, binaryFile), filepath.Join(dir, engineFile)
-	if err := errors.Join(GoBuild(ctx, src, "./cmd/runink", binary), GoBuild(ctx, src, "./cmd/runink-engine", engine)); err != nil {
-		return err
+	for pkg, file := range map[string]string{"./cmd/runink": binaryFile, "./cmd/runink-engine": stockFile, "./cmd/runink-engine-net": netFile} {
+		if err := GoBuild(ctx, src, pkg, filepath.Join(dir, file)); err != nil {
+			return err
+		}
 	}
 	return pack(ctx, dir, imageFolder, cache, level, KernelLock)
 }
@@ -118,7 +120,7 @@ func pack(ctx context.Context, dir, folder, cache string, level int, read func()
 		return err
 	}
 	_, err = Build(ctx, Options{
-		Binary: filepath.Join(dir, binaryFile), Engine: filepath.Join(dir, engineFile), Out: filepath.Join(dir, folder), Cache: cache, Level: level,
+		Binary: filepath.Join(dir, binaryFile), Engine: filepath.Join(dir, stockFile), Out: filepath.Join(dir, folder), Cache: cache, Level: level,
 		BuildTime: time.Unix(1_790_000_000, 0), Lock: lock, Log: slog.Default(),
 	})
 	return err
@@ -204,7 +206,7 @@ func TestReproducible(t *testing.T) {
 		check(t, err)
 		initramfs, err := os.ReadFile(filepath.Join(here, folder, InitramfsFile))
 		check(t, err)
-		for _, want := range []string{k.Lock.SHA256, k.Lock.Version, `"locked": true`, digest(initramfs), `"name": "init"`, `"name": "` + EnginePath + `"`} {
+		for _, want := range []string{k.Lock.SHA256, k.Lock.Version, `"locked": true`, digest(initramfs), `"name": "init"`, `"name": "` + EnginePath + `"`, `"name": "` + EnginePath + `-net"`} {
 			if !strings.Contains(string(manifest), want) {
 				t.Errorf("the manifest in %s lacks %s", folder, want)
 			}

@@ -45,7 +45,7 @@ func newAgentCmd() *cobra.Command {
 	fl.StringVar(&f.nodeDir, "node-dir", nodecfg.NodeDir, "folder of the node's key and certificate")
 	fl.StringVar(&f.dir, "dir", nodecfg.AgentDir, "folder for cache, staging files and logs")
 	fl.StringVar(&f.keeper, "keeper", nodecfg.KeeperSock, "the keeper's socket")
-	fl.StringVar(&f.engine, "engine", engineFile, "stock engine, for bundles of built-in steps")
+	fl.StringVar(&f.engine, "engine", engineFile, "stock engine, for bundles of built-in steps; FILE-net beside it is the one with edges between nodes")
 	fl.StringVar(&f.netFile, "net", nodecfg.NetFile, "the node's addresses, written by netd")
 	fl.BoolVar(&f.exclusive, "exclusive-firewall", true, "make the policy the node's whole firewall")
 	fl.BoolVar(&f.host, "host", false, "this is an ordinary host under systemd: the firewall, the addresses and the clock are its own, and what it does not enforce is said")
@@ -54,7 +54,7 @@ func newAgentCmd() *cobra.Command {
 	return c
 }
 
-// engineFile is where the image keeps the stock engine.
+// engineFile is where the image keeps the stock engine, and nodecfg.NetEngine of it beside.
 const engineFile = "/usr/lib/runink/runink-engine"
 
 func runAgent(ctx context.Context, f agentFlags) error {

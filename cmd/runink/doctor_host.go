@@ -234,9 +234,12 @@ func checkPipelines(ctx context.Context, _ *cobra.Command) []finding {
 		engine.Result, engine.Why = checkUnknown, err.Error()
 	default:
 		engine.Why = filepath.Join(filepath.Dir(self), "runink-engine")
-		if _, err := os.Stat(engine.Why); err != nil {
-			engine.Result, engine.Why = checkUnknown, "there is no runink-engine beside "+self
-			engine.Next = "nodes have one of their own; `make build` makes both"
+		for _, file := range []string{engine.Why, nodecfg.NetEngine(engine.Why)} {
+			if _, err := os.Stat(file); err != nil {
+				engine.Result, engine.Why = checkUnknown, "there is no "+filepath.Base(file)+" beside "+self
+				engine.Next = "nodes have one of their own; `make build` makes them"
+				break
+			}
 		}
 	}
 	return []finding{goCheck, engine}

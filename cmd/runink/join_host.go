@@ -32,7 +32,7 @@ func (h *hostFlags) add(c *cobra.Command) {
 	fl.BoolVar(&h.units, "units", true, "on an ordinary host: check it, and install and start systemd's units; false: only get or renew the certificate")
 	fl.BoolVar(&h.printUnits, "print-units", false, "print the units that would be installed, and do nothing")
 	fl.BoolVar(&h.unenforced, "unenforced", false, "join even where the kernel has no WireGuard: this node then refuses edges to other nodes, and says so")
-	fl.StringVar(&h.engine, "engine", "", "stock engine, for bundles of built-in steps; default: runink-engine beside this program, or "+engineFile)
+	fl.StringVar(&h.engine, "engine", "", "stock engine, for bundles of built-in steps, with FILE-net beside it; default: runink-engine beside this program, or "+engineFile)
 }
 
 // options are what the units need to know. The programs are checked: root will run them.
@@ -138,7 +138,7 @@ func (f *nodeFlags) loadHost() (nodecfg.Config, error) {
 func checkHost(o host.UnitOptions, unenforced bool) error {
 	const op = "join"
 	lacks := host.Refusals("/")
-	for _, p := range []string{o.Binary, o.Engine} {
+	for _, p := range []string{o.Binary, o.Engine, nodecfg.NetEngine(o.Engine)} {
 		if err := host.CheckProgram(p); err != nil {
 			lacks = append(lacks, host.Lack{Name: "programs", Sentence: err.Error(), Hint: errs.HintOf(err)})
 		}

@@ -193,7 +193,7 @@ func CheckProgram(file string) error {
 	const op = "check program"
 	real, err := filepath.EvalSymlinks(file)
 	if err != nil {
-		return errs.E(errs.NotFound, op, "%w", err).WithHint("put runink and runink-engine into /usr/local/bin")
+		return errs.E(errs.NotFound, op, "%w", err).WithHint("put runink, runink-engine and runink-engine-net into /usr/local/bin")
 	}
 	for p := real; ; p = filepath.Dir(p) {
 		info, err := os.Stat(p)
@@ -203,7 +203,7 @@ func CheckProgram(file string) error {
 		st, ok := info.Sys().(*syscall.Stat_t)
 		if !ok || st.Uid != 0 || info.Mode().Perm()&0o022 != 0 {
 			return errs.E(errs.Denied, op, "others than root may change %s, and root's units would run it", p).
-				WithHint("install -o root -m 0755 runink runink-engine /usr/local/bin, and run it from there")
+				WithHint("install -o root -m 0755 runink runink-engine runink-engine-net /usr/local/bin, and run it from there")
 		}
 		if p == "/" {
 			return nil

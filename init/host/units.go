@@ -24,7 +24,7 @@ const KeeperGroup = nodecfg.CgroupRoot + "/" + SliceUnit + "/" + KeeperUnit
 // UnitOptions are what differs from one host's units to another's.
 type UnitOptions struct {
 	Binary     string   // absolute path of runink
-	Engine     string   // absolute path of runink-engine
+	Engine     string   // absolute path of runink-engine; runink-engine-net is beside it
 	Advertise  []string // addresses where other machines reach this one; none: its interfaces'
 	Unenforced bool     // run with what this host lacks
 	TimeScale  float64

@@ -32,6 +32,10 @@ const (
 	KEKFile        = StateDir + "/kek"   // key-encryption key, 0600, control nodes only
 )
 
+// NetEngine is the file of the stock engine that opens edges between nodes: it stands beside
+// the one that does not.
+func NetEngine(engine string) string { return engine + "-net" }
+
 // What a node's processes have to agree on with PID 1.
 const (
 	DefaultStateSerial = "runink-state" // the state disk's, unless runink.state says otherwise

@@ -39,6 +39,9 @@ type Plan struct {
 	Slices  []Slice           `json:"slices"`
 	Regions []Region          `json:"regions"`
 	Columns []ColumnLineage   `json:"columns,omitempty"`
+
+	// Part is set in a part of a plan, which only a slice's process reads; see Cut.
+	Part *Part `json:"part,omitempty"`
 }
 
 // Param is a run parameter, resolved at submission.

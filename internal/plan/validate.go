@@ -24,8 +24,15 @@ func isLabel(s string) bool {
 // every reference resolves; edges run from earlier to later blocks and carry their own
 // index as ID; every block is in a slice, and only sinks, dead letters and discards are
 // in more than one; every slice is in the region it names. It returns the first
-// violation.
+// violation. A part of a plan is no plan.
 func (p *Plan) Validate() error {
+	if p.Part != nil {
+		return fmt.Errorf("it is a part of a plan, of region %d", p.Part.Region)
+	}
+	return p.validate()
+}
+
+func (p *Plan) validate() error {
 	if p.Version < 1 || p.Version > Version {
 		return fmt.Errorf("plan version %d, this program reads 1 to %d", p.Version, Version)
 	}
@@ -93,7 +100,7 @@ func (p *Plan) validateBlock(b *Block, dlqs map[string]bool) error {
 	switch b.OnError {
 	case "", "fail", "skip":
 	case "dlq":
-		if !dlqs[b.DLQ] {
+		if p.Part == nil && !dlqs[b.DLQ] { // with no edge to it, it is not in the part
 			return fmt.Errorf("no dlq %q", b.DLQ)
 		}
 	default:
@@ -105,15 +112,18 @@ func (p *Plan) validateBlock(b *Block, dlqs map[string]bool) error {
 func (p *Plan) validateSlices(order map[string]int) (map[string][]string, error) {
 	sliceOf := map[string][]string{}
 	regionOf := map[string]int{}
+	if p.Part != nil && (len(p.Regions) != 1 || p.Regions[0].ID != p.Part.Region) {
+		return nil, fmt.Errorf("its region is not region %d", p.Part.Region)
+	}
 	for i, r := range p.Regions {
-		if r.ID != i {
+		if p.Part == nil && r.ID != i {
 			return nil, fmt.Errorf("region %d has id %d", i, r.ID)
 		}
 		for _, s := range r.Slices {
 			if _, ok := regionOf[s]; ok {
 				return nil, fmt.Errorf("slice %q is in two regions", s)
 			}
-			regionOf[s] = i
+			regionOf[s] = r.ID
 		}
 	}
 	seen := map[string]bool{}
@@ -166,7 +176,8 @@ func (p *Plan) validateEdge(i int, e Edge, order map[string]int, sliceOf map[str
 	if !ok {
 		return fmt.Errorf("unknown block %q", e.To)
 	}
-	if e.ID != i {
+	switch {
+	case p.Part == nil && e.ID != i, i > 0 && e.ID <= p.Edges[i-1].ID:
 		return fmt.Errorf("its id is %d", e.ID)
 	}
 	// A dlq may stand above the blocks it serves: it has no output, so no cycle.

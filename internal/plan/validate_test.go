@@ -1,6 +1,7 @@
 package plan
 
 import (
+	"bytes"
 	"encoding/json"
 	"os"
 	"path/filepath"
@@ -31,6 +32,7 @@ func TestValidate(t *testing.T) {
 		want string
 	}{
 		{"newer version", func(p *Plan) { p.Version++ }, "version"},
+		{"part of a plan", func(p *Plan) { p.Part = &Part{} }, "part of a plan"},
 		{"name twice", func(p *Plan) { p.Blocks[1].Name = p.Blocks[0].Name }, "two blocks"},
 		{"no schema", func(p *Plan) { p.Blocks[0].Out = "x" }, "no schema"},
 		{"no step", func(p *Plan) { p.Blocks[2].Step = nil }, "binding"},
@@ -56,7 +58,8 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-// A plan comes from the network: no JSON may make Validate panic.
+// A plan comes from the network: no JSON may make Validate panic, and every slice of a plan
+// that is valid has a valid part or none.
 func FuzzValidate(f *testing.F) {
 	b, err := json.Marshal(flights(f))
 	if err != nil {
@@ -66,8 +69,14 @@ func FuzzValidate(f *testing.F) {
 	f.Add([]byte(`{"version":1,"edges":[{"from":"a"}]}`))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		p := &Plan{}
-		if json.Unmarshal(data, p) == nil {
-			_ = p.Validate() // an error or none, but no panic
+		if json.Unmarshal(data, p) != nil || p.Validate() != nil {
+			return
+		}
+		file := p.Parts()
+		for _, s := range p.Slices {
+			if _, err := ReadPart(bytes.NewReader(file), s.Name); err != nil {
+				t.Errorf("part of %s: %v", s.Name, err)
+			}
 		}
 	})
 }

@@ -34,8 +34,9 @@ type Job struct {
 	// Quiet keeps what was said of a row that fails the run out of the error, where it quotes
 	// the row: the error leaves the slice unsealed.
 	Quiet bool
-	// Seal seals the original bytes of rejected rows; nil leaves them in clear.
-	Seal *seal.RowSealer
+	// Seal makes what seals the original bytes of rejected rows, at the first such row; nil
+	// leaves them in clear. Workers call it concurrently.
+	Seal func() (*seal.RowSealer, error)
 
 	Inputs  map[string]Source    // by source block
 	Outputs map[string]io.Writer // by sink and dlq block
@@ -63,7 +64,7 @@ type Run struct {
 	sendProj, readProj []Projector
 	edgeType, readType []Type
 
-	blockNumber map[string]int // index in the plan
+	blockNumber map[string]int // index in the whole plan
 
 	spools map[*edge]*spool // edges from other slices
 	counts counters
@@ -86,7 +87,7 @@ func New(job Job) (*Run, error) {
 		edgeType: make([]Type, len(g.edges)), readType: make([]Type, len(g.edges)),
 	}
 	for i := range job.Plan.Blocks {
-		r.blockNumber[job.Plan.Blocks[i].Name] = i
+		r.blockNumber[job.Plan.Blocks[i].Name] = job.Plan.Number(i)
 	}
 	for _, b := range g.blocks {
 		r.counts.names = append(r.counts.names, b.Name)
@@ -196,7 +197,6 @@ func (r *Run) bindEdge(e *edge) error {
 }
 
 func (r *Run) makeExits() error {
-	base := frame.Header{Epoch: r.job.Epoch, Run: frame.RunHash(r.job.Run)}
 	for _, s := range r.g.exits {
 		var x exit
 		switch {
@@ -204,8 +204,7 @@ func (r *Run) makeExits() error {
 			b := s.edge.to
 			x = &buildExit{typ: r.table.Steps[b.Name].(Joiner).Right(), build: r.builds[b.Name]}
 		case s.edge != nil:
-			h := base
-			h.Edge = uint32(s.edge.ID)
+			h := frame.Header{Epoch: r.job.Epoch, Run: frame.RunHash(r.job.Run), Edge: uint32(s.edge.ID)}
 			e := &edgeExit{e: s.edge, typ: r.edgeType[s.edge.idx], base: h, source: r.blockNumber}
 			if s.edge.cut != nil {
 				s.edge.cut.dir = r.job.TempDir

@@ -330,8 +330,8 @@ func (f *frameRoot) load(w *worker, c chunk) error {
 	b.Reset()
 	m := b.Meta()
 	m.Source, m.Split, m.Seq = f.e.From, int(h.Split&0xffff), h.Seq
-	if n := int(h.Split >> 16); n < len(f.r.g.plan.Blocks) {
-		m.Source = f.r.g.plan.Blocks[n].Name
+	if b := f.r.g.plan.Numbered(int(h.Split >> 16)); b != nil {
+		m.Source = b.Name
 	}
 	f.r.edgeType[f.e.idx].Decode(cols, b)
 	var offsets, lens []byte

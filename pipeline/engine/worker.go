@@ -8,6 +8,7 @@ import (
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/plan"
+	"github.com/runink/runink/internal/seal"
 	"github.com/runink/runink/pipeline/expr/ops"
 	"github.com/runink/runink/sdk"
 )
@@ -397,10 +398,17 @@ func (w *worker) rejects(b *block, m *sdk.Head) error {
 }
 
 func (w *worker) deadLetter(b *block, to []*edge, m *sdk.Head, r *sdk.Reject) error {
+	var sealer *seal.RowSealer
+	if w.r.job.Seal != nil {
+		var err error
+		if sealer, err = w.r.job.Seal(); err != nil {
+			return err
+		}
+	}
 	for _, e := range to {
 		if e.to == nil {
 			s := w.slot(e.exit).(*frameSlot)
-			s.lines = append(s.lines, appendReject(nil, b.Name, m, r, w.r.job.Seal))
+			s.lines = append(s.lines, appendReject(nil, b.Name, m, r, sealer))
 			s.rows++
 			continue
 		}
@@ -414,7 +422,7 @@ func (w *worker) deadLetter(b *block, to []*edge, m *sdk.Head, r *sdk.Reject) er
 		}
 		s := w.slot(e.to.exit).(*byteSlot)
 		at := len(s.buf)
-		s.buf = appendReject(s.buf, b.Name, m, r, w.r.job.Seal)
+		s.buf = appendReject(s.buf, b.Name, m, r, sealer)
 		s.rows++
 		w.delta(e.to).out++
 		w.delta(e.to).bytes += int64(len(s.buf) - at)

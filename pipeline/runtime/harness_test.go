@@ -1,6 +1,7 @@
 package runtime_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,6 +10,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
@@ -139,6 +141,8 @@ type node struct {
 	grpc  bool // edges by gRPC, else by socketpairs
 	ca    *authority
 	build engine.Builder // nil: dynamic
+	// parts says which slices read their part of the plan, the others the whole; nil: none.
+	parts func(slice string) bool
 	// ups, if set, sees every message and decides whether to acknowledge it.
 	ups func(slice string, c *slicechan.Conn, u slicechan.Up) (ack bool)
 	// onSpec, if set, gets the agent's end after the spec was sent.
@@ -229,11 +233,7 @@ func (n *node) start(ctx context.Context) func() map[string]*result {
 		}
 		agent := slicechan.NewConn(a)
 		wg.Go(func() {
-			build := n.build
-			if build == nil {
-				build = dynamic.New(n.plan)
-			}
-			r.err = runtime.Slice(ctx, runtime.Config{Plan: n.plan, Build: build, Network: grpcedge.Network{}, KeepLimits: true}, slicechan.NewConn(b))
+			r.err = runtime.Slice(ctx, runtime.Config{Load: n.load, Network: grpcedge.Network{}, KeepLimits: true}, slicechan.NewConn(b))
 		})
 		wg.Go(func() {
 			defer agent.Close()
@@ -260,6 +260,20 @@ func (n *node) start(ctx context.Context) func() map[string]*result {
 		}
 		return results
 	}
+}
+
+func (n *node) load(slice string) (*plan.Plan, engine.Builder, error) {
+	p := n.plan
+	if n.parts != nil && n.parts(slice) {
+		var err error
+		if p, err = plan.ReadPart(bytes.NewReader(p.Parts()), slice); err != nil || p == nil {
+			return nil, nil, fmt.Errorf("part of %s: %v, %w", slice, p, err)
+		}
+	}
+	if n.build != nil {
+		return p, n.build, nil
+	}
+	return p, dynamic.New(p), nil
 }
 
 func (n *node) serve(name string, agent *slicechan.Conn, r *result) {

@@ -7,8 +7,10 @@
 // agent what the old one did not acknowledge, and exits with status 0 only after its Done
 // was acknowledged.
 //
-// It never opens a file by name in a slice, reaches the network only for the edges it was
-// told of, and starts no process.
+// In a slice it opens no file by name but its plan, handles no signal (a slice is told to
+// stop through its channel, or killed), reaches the network only for the edges it was told
+// of, and starts no process. What it does before the first row, every slice of every run
+// pays for: it is measured (docs/benchmarks.md), and what only some need is made when they do.
 package runtime
 
 import (
@@ -68,8 +70,6 @@ Without arguments: slice, if descriptor 3 is a slice channel.
 
 // Main is the main of a bundle's binary; it returns the exit status.
 func Main(b Bundle) int {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT)
-	defer stop()
 	if err := fault.ArmFromEnv(); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		return exitUsage
@@ -81,6 +81,12 @@ func Main(b Bundle) int {
 	if len(args) == 0 {
 		fmt.Fprint(os.Stderr, usage)
 		return exitUsage
+	}
+	ctx := context.Background()
+	if args[0] != "slice" {
+		var stop context.CancelFunc
+		ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
 	}
 	err := b.command(ctx, args[0], args[1:])
 	if errors.Is(err, flag.ErrHelp) {
@@ -121,18 +127,20 @@ func (b Bundle) command(ctx context.Context, name string, args []string) error {
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
-	p, build, err := b.load(*planFile, name == "slice")
-	if err != nil {
-		return err
-	}
-	switch name {
-	case "slice":
+	if name == "slice" {
 		f, err := inherit(slicechan.FD, "slicechan")
 		if err != nil {
 			return err
 		}
 		log := slog.New(slog.NewJSONHandler(os.Stderr, nil))
-		return Slice(ctx, Config{Plan: p, Build: build, Network: b.Network, Log: log}, slicechan.NewConn(f))
+		load := func(slice string) (*plan.Plan, engine.Builder, error) { return b.part(*planFile, slice) }
+		return Slice(ctx, Config{Load: load, Network: b.Network, Log: log}, slicechan.NewConn(f))
+	}
+	p, build, err := b.load(*planFile)
+	if err != nil {
+		return err
+	}
+	switch name {
 	case "local":
 		values := map[string][]byte{}
 		if *secrets {
@@ -170,19 +178,8 @@ func (b Bundle) command(ctx context.Context, name string, args []string) error {
 	return errs.E(errs.Invalid, "run", "unknown command %q", name)
 }
 
-// toRun is a plan without what only tells people where its columns come from, which is a
-// good part of a large one, and each slice's process reads it.
-type toRun struct {
-	*plan.Plan
-	Columns skipped `json:"columns"`
-}
-
-type skipped struct{}
-
-func (*skipped) UnmarshalJSON([]byte) error { return nil }
-
-// load reads the plan, all of it or what running needs, and makes its builder.
-func (b Bundle) load(file string, run bool) (*plan.Plan, engine.Builder, error) {
+// load reads the plan and makes its builder.
+func (b Bundle) load(file string) (*plan.Plan, engine.Builder, error) {
 	const op = "read plan"
 	raw := b.Plan
 	if raw == nil {
@@ -192,20 +189,45 @@ func (b Bundle) load(file string, run bool) (*plan.Plan, engine.Builder, error) 
 		}
 	}
 	p := &plan.Plan{}
-	into := any(p)
-	if run {
-		into = &toRun{Plan: p}
-	}
-	if err := json.Unmarshal(raw, into); err != nil {
+	if err := json.Unmarshal(raw, p); err != nil {
 		return nil, nil, errs.E(errs.Corrupt, op, "%w", err)
 	}
 	if err := p.Validate(); err != nil {
 		return nil, nil, errs.E(errs.Invalid, op, "%w", err)
 	}
+	return p, b.builder(p), nil
+}
+
+func (b Bundle) builder(p *plan.Plan) engine.Builder {
 	if b.Build != nil {
-		return p, b.Build, nil
+		return b.Build
 	}
-	return p, b.For(p), nil
+	return b.For(p)
+}
+
+// part is load of what a slice needs of the plan, from the file that the node made of it: of
+// a plan of hundreds of slices, to read it all would be most of what a slice does. Without
+// such a file, or where one is named, it is the whole plan.
+func (b Bundle) part(file, slice string) (*plan.Plan, engine.Builder, error) {
+	if file != "" {
+		return b.load(file)
+	}
+	name := filepath.Join(filepath.Dir(os.Args[0]), "..", plan.PartsFile)
+	f, err := os.Open(name)
+	if errors.Is(err, os.ErrNotExist) {
+		return b.load("")
+	}
+	if err != nil {
+		return nil, nil, errs.E(errs.Unavailable, "read plan", "%w", err)
+	}
+	p, err := plan.ReadPart(f, slice)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, nil, errs.E(errs.Corrupt, "read plan", "%s: %w", name, err).WithHint("the node makes it of the bundle: have the node fetch the bundle again")
+	}
+	if p == nil {
+		return b.load("")
+	}
+	return p, b.builder(p), nil
 }
 
 func readPlan(file string) ([]byte, error) {
@@ -232,13 +254,18 @@ func isChannel(fd int) bool {
 	return err == nil && typ == unix.SOCK_SEQPACKET
 }
 
-// inherit takes over an inherited descriptor, so that reads and writes can be
-// interrupted and no child gets it.
+// inherit takes over an inherited socket, so that reads and writes can be interrupted and no
+// child gets it.
 func inherit(fd int, name string) (*os.File, error) {
-	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
+	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, errs.E(errs.Invalid, "open descriptor", "%s: descriptor %d: %w", name, fd, err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil {
+	return inheritFile(fd, name)
+}
+
+// inheritFile is inherit for a regular file, which nothing waits for.
+func inheritFile(fd int, name string) (*os.File, error) {
+	if _, err := unix.FcntlInt(uintptr(fd), unix.F_SETFD, unix.FD_CLOEXEC); err != nil {
 		return nil, errs.E(errs.Invalid, "open descriptor", "%s: descriptor %d: %w", name, fd, err)
 	}
 	f := os.NewFile(uintptr(fd), name)

@@ -9,6 +9,7 @@ import (
 	goruntime "runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -31,9 +32,9 @@ const connectTimeout = 2 * time.Minute
 
 // Config is what Slice needs beside the channel.
 type Config struct {
-	Plan    *plan.Plan
-	Build   engine.Builder
-	Network edge.Network // nil where the plan has no edge between nodes
+	// Load returns the plan, or the part of it that holds the slice, and the plan's builder.
+	Load    func(slice string) (*plan.Plan, engine.Builder, error)
+	Network edge.Network // nil where this program opens no edge between nodes
 	Log     *slog.Logger
 	// KeepLimits leaves GOMAXPROCS and the memory limit of the process alone, for tests
 	// that run several slices in one.
@@ -140,6 +141,7 @@ type slice struct {
 	out  *outbox
 	log  *slog.Logger
 
+	plan    *plan.Plan
 	outputs map[string]*os.File
 	edges   *edges
 }
@@ -151,23 +153,28 @@ func (s *slice) scale(d time.Duration) time.Duration {
 	return d
 }
 
-// limits fits the Go runtime into the cgroup: collecting harder near the limit is better
-// than being killed at it.
+// limits fits the Go runtime into the cgroup, where who started it did not.
 func (s *slice) limits() {
 	if s.cfg.KeepLimits {
 		return
 	}
-	if s.spec.MilliCPU > 0 {
-		goruntime.GOMAXPROCS(int(max(1, (s.spec.MilliCPU+999)/1000)))
+	env := slicechan.RuntimeEnv(s.spec.MilliCPU, s.spec.Memory)
+	if n, err := strconv.Atoi(env["GOMAXPROCS"]); err == nil && os.Getenv("GOMAXPROCS") == "" {
+		goruntime.GOMAXPROCS(n)
 	}
-	if s.spec.Memory > 0 {
-		debug.SetMemoryLimit(s.spec.Memory / 100 * 85)
+	if n, err := strconv.ParseInt(env["GOMEMLIMIT"], 10, 64); err == nil && os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(n)
 	}
 }
 
 func (s *slice) run(ctx context.Context) (*slicechan.Done, error) {
 	s.limits()
-	text, err := engine.Resolve(s.cfg.Plan, s.spec.Params)
+	var build engine.Builder
+	var err error
+	if s.plan, build, err = s.cfg.Load(s.spec.Slice); err != nil {
+		return nil, err
+	}
+	text, err := engine.Resolve(s.plan, s.spec.Params)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +182,7 @@ func (s *slice) run(ctx context.Context) (*slicechan.Done, error) {
 	for path, value := range s.spec.Secrets {
 		secrets[path] = string(value)
 	}
-	env, err := engine.NewEnv(s.cfg.Plan, text, sdk.NewContext(ctx, s.log, text, secrets).WithSecretFiles(s.spec.SecretFiles))
+	env, err := engine.NewEnv(s.plan, text, sdk.NewContext(ctx, s.log, text, secrets).WithSecretFiles(s.spec.SecretFiles))
 	if err != nil {
 		return nil, err
 	}
@@ -184,12 +191,12 @@ func (s *slice) run(ctx context.Context) (*slicechan.Done, error) {
 	if err != nil {
 		return nil, err
 	}
-	table, err := s.cfg.Build(env)
+	table, err := build(env)
 	if err != nil {
 		return nil, err
 	}
 	job := engine.Job{
-		Plan: s.cfg.Plan, Slice: s.spec.Slice, Run: s.spec.Run, Epoch: s.spec.Epoch, Table: table, Env: env,
+		Plan: s.plan, Slice: s.spec.Slice, Run: s.spec.Run, Epoch: s.spec.Epoch, Table: table, Env: env,
 		Seal:   sealer,
 		Quiet:  true,
 		Memory: s.spec.Memory / 2, Inputs: map[string]engine.Source{}, Outputs: map[string]io.Writer{},
@@ -223,17 +230,19 @@ func (s *slice) run(ctx context.Context) (*slicechan.Done, error) {
 	return s.done(outcome)
 }
 
-// sealer makes what seals rejected rows, nil where the plan has no dead-letter file. Without
-// a key the slice fails: in a cluster no rejected row is written in clear.
-func (s *slice) sealer() (*seal.RowSealer, error) {
-	if !slices.ContainsFunc(s.cfg.Plan.Blocks, func(b plan.Block) bool { return b.Kind == plan.KindDLQ }) {
+// sealer is the engine's Job.Seal, nil where the plan has no dead-letter file. Without a key
+// the slice fails: in a cluster no rejected row is written in clear.
+func (s *slice) sealer() (func() (*seal.RowSealer, error), error) {
+	if !slices.ContainsFunc(s.plan.Blocks, func(b plan.Block) bool { return b.Kind == plan.KindDLQ }) {
 		return nil, nil
 	}
 	if len(s.spec.SealKey) == 0 {
 		return nil, errs.E(errs.Internal, "seal rejected rows", "the node sent no key of herd %s", s.spec.Herd).
 			WithHint("upgrade the cluster's nodes to one version")
 	}
-	return seal.NewRowSealer(s.spec.SealKey, s.spec.Herd, s.spec.Run)
+	return sync.OnceValues(func() (*seal.RowSealer, error) {
+		return seal.NewRowSealer(s.spec.SealKey, s.spec.Herd, s.spec.Run)
+	}), nil
 }
 
 // reportProgress sends counts while they change, until the returned function is called.
@@ -282,14 +291,14 @@ func wireCounts(counts map[string]engine.Count) map[string]slicechan.Count {
 func (s *slice) openFiles(job *engine.Job) error {
 	s.outputs = map[string]*os.File{}
 	for _, f := range s.spec.Inputs {
-		file, err := inherit(f.FD, f.Block)
+		file, err := inheritFile(f.FD, f.Block)
 		if err != nil {
 			return err
 		}
 		job.Inputs[f.Block] = &engine.FileSource{File: file, Size: f.Size}
 	}
 	for _, f := range s.spec.Outputs {
-		file, err := inherit(f.FD, f.Block)
+		file, err := inheritFile(f.FD, f.Block)
 		if err != nil {
 			return err
 		}

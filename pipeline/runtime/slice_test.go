@@ -97,6 +97,64 @@ func TestSlicesEqualLocalRun(t *testing.T) {
 	}
 }
 
+// Slices that read their parts of a plan do what they do with the whole: also where some of
+// them read the whole, and where regions share dead letters.
+func TestSlicesOfParts(t *testing.T) {
+	two := enginetest.Pipeline(true, "jsonl")
+	second(two, enginetest.Pipeline(true, "jsonl"))
+	for _, tc := range []struct {
+		name  string
+		plan  *plan.Plan
+		parts func(slice string) bool
+	}{
+		{"one slice", enginetest.Pipeline(false, "jsonl"), func(string) bool { return true }},
+		{"one region", enginetest.Pipeline(true, "jsonl"), func(string) bool { return true }},
+		{"two regions", two, func(string) bool { return true }},
+		{"some of them", two, func(slice string) bool { return strings.HasPrefix(slice, "sum") }},
+		{"the others", two, func(slice string) bool { return !strings.HasPrefix(slice, "sum") }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			dir := withData(t, 3000)
+			want := local(t, tc.plan, dir)
+			n := &node{t: t, plan: tc.plan, dir: dir, run: "r1", epoch: 3, parts: tc.parts}
+			checkDone(t, tc.plan, n.start(t.Context())(), want)
+		})
+	}
+}
+
+// second adds another plan's blocks under other names to p, as a region of its own. Only the
+// dead letters are shared.
+func second(p, more *plan.Plan) {
+	name := func(s string) string {
+		if s == "bad" {
+			return s
+		}
+		return s + "2"
+	}
+	for _, b := range more.Blocks {
+		if b.Name = name(b.Name); b.Name != "bad" {
+			if b.Kind == plan.KindSink {
+				b.URI = strings.Replace(b.URI, "/out/", "/out2/", 1)
+				b.URI = strings.Replace(b.URI, "${ext}", "${ext}2", 1)
+			}
+			p.Blocks = slices.Insert(p.Blocks, len(p.Blocks)-1, b)
+		}
+	}
+	for _, e := range more.Edges {
+		e.From, e.To, e.ID = name(e.From), name(e.To), len(p.Edges)
+		p.Edges = append(p.Edges, e)
+	}
+	r := plan.Region{ID: len(p.Regions)}
+	for _, s := range more.Slices {
+		s.Name, s.Region, s.Blocks = name(s.Name), r.ID, slices.Clone(s.Blocks)
+		for i, b := range s.Blocks {
+			s.Blocks[i] = name(b)
+		}
+		p.Slices, r.Slices = append(p.Slices, s), append(r.Slices, s.Name)
+	}
+	p.Regions = append(p.Regions, r)
+}
+
 // Where a row fails the run, its reason says which row and field, and nothing of what is in
 // them: it leaves the slice unsealed.
 func TestFailingRowIsNotQuoted(t *testing.T) {

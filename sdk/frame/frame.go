@@ -77,10 +77,12 @@ var (
 	ErrChecksum  = errors.New("frame checksum mismatch")
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// castagnoli is the table of the checksum. The library makes it at the first call and keeps it;
+// at initialization every slice would pay for it, and most have no frame.
+func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
 // RunHash is the short form of a run id in a header.
-func RunHash(run string) uint32 { return crc32.Checksum([]byte(run), castagnoli) }
+func RunHash(run string) uint32 { return crc32.Checksum([]byte(run), castagnoli()) }
 
 // Append starts a frame at the end of dst; the body is appended after it and the frame
 // is finished by Seal with the same start.
@@ -116,8 +118,8 @@ func Seal(buf []byte, start int) error {
 }
 
 func sum(f []byte) uint32 {
-	c := crc32.Update(0, castagnoli, f[:12])
-	return crc32.Update(c, castagnoli, f[16:])
+	t := castagnoli()
+	return crc32.Update(crc32.Update(0, t, f[:12]), t, f[16:])
 }
 
 // ParseHeader reads the header at the start of b without judging the checksum.

@@ -391,7 +391,7 @@ func TestDevPlainUser(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	for _, name := range []string{"runink", "runink-engine"} {
+	for _, name := range []string{"runink", "runink-engine", "runink-engine-net"} {
 		b, err := os.ReadFile(absolute(t, repository, "bin", name))
 		if err == nil {
 			err = os.WriteFile(filepath.Join(dir, name), b, 0o755)

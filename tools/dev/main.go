@@ -61,7 +61,7 @@ func run(ctx context.Context, args []string) error {
 	fs := flag.NewFlagSet("dev", flag.ContinueOnError)
 	fs.StringVar(&o.dir, "dir", "build/dev", "`folder` for state, logs and the operator's files; emptied at each start")
 	fs.StringVar(&o.bin, "bin", "bin/runink", "the runink `binary`")
-	fs.StringVar(&o.engine, "engine", "bin/runink-engine", "the stock `engine`, for bundles of built-in steps")
+	fs.StringVar(&o.engine, "engine", "bin/runink-engine", "the stock `engine`, for bundles of built-in steps, with engine-net beside it")
 	fs.StringVar(&o.example, "example", "examples/flights/flights.dsl", "`pipeline` to run; empty: none")
 	fs.StringVar(&o.outputs, "outputs", "", "`folder` that gets the example's outputs")
 	fs.BoolVar(&o.once, "once", false, "end after the example")

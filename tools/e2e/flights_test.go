@@ -106,7 +106,8 @@ func edgeIsSealed(t *testing.T, wire []byte, from, to netip.Addr) {
 	}
 }
 
-// A pipeline of built-in steps alone runs on the engine that is in the image.
+// A pipeline of built-in steps alone runs on the engines that are in the image: its two slices
+// are on two nodes, so the edge between them needs the engine with network.
 func TestBuiltInStepsRunOnTheImagesEngine(t *testing.T) {
 	c := demo(t)
 	ctx := limit(t, c, time.Minute)

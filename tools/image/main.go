@@ -44,7 +44,7 @@ func main() {
 		}
 	}
 	binary := flag.String("binary", "", "static `file` that becomes PID 1 (default: build -package)")
-	engine := flag.String("engine", "", "static `file` that becomes the stock engine")
+	engine := flag.String("engine", "", "static `file` that becomes the stock engine; file-net beside it becomes the one with edges between nodes")
 	pkg := flag.String("package", "./cmd/runink", "main `package` that becomes PID 1")
 	out := flag.String("out", "build/image", "`folder` of the results")
 	cache := flag.String("cache", "build/cache", "`folder` of downloads")

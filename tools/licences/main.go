@@ -1,4 +1,4 @@
-// Licences fails when a module that is linked into bin/runink or bin/runink-engine has no
+// Licences fails when a module that is linked into bin/runink or the engines has no
 // licence file, or one whose text is none of those we accept: Apache-2.0, MIT, BSD, ISC,
 // MPL-2.0, and the public-domain-like ones.
 //

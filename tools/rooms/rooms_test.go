@@ -143,3 +143,19 @@ func TestSDKImportsOnlyTheStandardLibrary(t *testing.T) {
 		}
 	}
 }
+
+// Most slices start the stock engine that opens no edge between nodes, and start-up is most of
+// what a small one costs: what only such edges need must not come back into it.
+func TestEngineLinksNoNetwork(t *testing.T) {
+	uses := func(program string) bool {
+		for _, p := range list(t, filepath.Join("..", ".."), "-deps", "./cmd/"+program) {
+			if p.ImportPath == "crypto/tls" || p.ImportPath == "net/http" || strings.HasPrefix(p.ImportPath, "google.golang.org/") {
+				return true
+			}
+		}
+		return false
+	}
+	if uses("runink-engine") || !uses("runink-engine-net") {
+		t.Errorf("runink-engine links a network: %t, runink-engine-net: %t", uses("runink-engine"), uses("runink-engine-net"))
+	}
+}

@@ -222,12 +222,16 @@ func copier(in, out *schema) func(from, to *Row) error {
 
 // batchArena makes rows that live as long as something refers to them: stages that are
 // called row by row do not see where a batch ends.
-type batchArena struct{ free []Value }
+type batchArena struct {
+	free []Value
+	rows int // for which it had room last
+}
 
 func (a *batchArena) row(s *schema) Row {
 	n := len(s.fields)
 	if len(a.free) < n {
-		a.free = make([]Value, 512*max(n, 1))
+		a.rows = min(max(firstRows, 2*a.rows), 512)
+		a.free = make([]Value, a.rows*max(n, 1))
 	}
 	r := Row(a.free[:n:n])
 	a.free = a.free[n:]

@@ -45,6 +45,10 @@ func (v *Value) setTime(t time.Time) {
 // zeroTime is the value of a time that was never set: the zero time.Time of a struct.
 var zeroTime = time.Time{}.Unix()
 
+// firstRows is for how many rows an arena begins: a slice of one row touches no memory for
+// hundreds, and one of millions doubles it a few times.
+const firstRows = 8
+
 // arena gives out the values of rows; one worker's stage owns it and takes everything
 // back at its next call.
 type arena struct {
@@ -58,7 +62,7 @@ func (a *arena) reset() { a.free = a.all }
 func (a *arena) row(s *schema) Row {
 	n := len(s.fields)
 	if len(a.free) < n {
-		a.all = make([]Value, max(256*n, 2*len(a.all)))
+		a.all = make([]Value, max(firstRows*n, 2*len(a.all)))
 		a.free = a.all
 	}
 	r := Row(a.free[:n:n])

@@ -101,7 +101,7 @@ func (s *site) powerOn(ctx context.Context, g *Guest, bin string) error {
 	if err := os.MkdirAll(filepath.Join(payload, "bin"), 0o755); err != nil {
 		return err
 	}
-	for _, p := range []string{"runink", "runink-engine"} {
+	for _, p := range []string{"runink", "runink-engine", "runink-engine-net"} {
 		if err := copyFile(filepath.Join(filepath.Dir(bin), p), filepath.Join(payload, "bin", p)); err != nil {
 			return err
 		}

@@ -1,4 +1,5 @@
-# Built-in steps alone: it runs on the engine that is in the image.
+# Built-in steps alone: it runs on the engines that are in the image, its two slices on two
+# nodes.
 @owner("ops@example.org")
 Feature: Built-in steps
 
@@ -12,6 +13,7 @@ Feature: Built-in steps
     When the first is left out
 
     @step("derive", twice="n * 2", name="doubled", on_error=fail)
+    @affinity(spread="node")
     And each is doubled
 
     @sink("file://out/done.jsonl", on_error=fail)
