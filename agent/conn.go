@@ -59,37 +59,42 @@ func hungUp(err error) bool {
 }
 
 // waitReadable waits until f is readable (a pidfd: until the process has ended).
+//
+// A pidfd cannot be given to the runtime's poller: that wants it non-blocking, which the keeper,
+// who shares its flags, must not have happen to it. So it is put into an epoll of its own, and
+// that one is. poll(2) instead held a thread of this process for each slice.
 func waitReadable(ctx context.Context, f *os.File) error {
-	// poll(2) in a goroutine of its own: a pidfd cannot be given to the runtime's poller once
-	// it was made blocking by the sender. An event descriptor ends it with ctx.
-	ev, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return err
 	}
-	evf := os.NewFile(uintptr(ev), "eventfd")
-	var once sync.Once
-	stop := context.AfterFunc(ctx, func() {
-		once.Do(func() { _, _ = evf.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) }) // an eventfd takes it or is closed
-	})
-	defer func() {
-		stop()
-		once.Do(func() {})
-		evf.Close()
-	}()
-	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}, {Fd: int32(ev), Events: unix.POLLIN}}
-	for {
-		_, err := unix.Poll(fds, -1)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return err
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case fds[0].Revents != 0:
-			return nil
-		}
+	if err := unix.SetNonblock(ep, true); err != nil { // os.NewFile asks for it
+		return errors.Join(err, unix.Close(ep))
 	}
+	epf := os.NewFile(uintptr(ep), "epoll")
+	defer epf.Close()
+	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, int(f.Fd()), &unix.EpollEvent{Events: unix.EPOLLIN}); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = epf.SetReadDeadline(time.Unix(1, 0)) }) // fails only once epf is closed
+	defer stop()
+	raw, err := epf.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var events [1]unix.EpollEvent
+	var werr error
+	rerr := raw.Read(func(fd uintptr) bool {
+		n := 0
+		for n, werr = unix.EpollWait(int(fd), events[:], 0); errors.Is(werr, unix.EINTR); {
+			n, werr = unix.EpollWait(int(fd), events[:], 0)
+		}
+		return n > 0 || werr != nil
+	})
+	if rerr != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return errors.Join(rerr, werr)
 }
 
 // askKeeper calls fn until the keeper has answered it, or ctx ends. A keeper that does not
