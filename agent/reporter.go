@@ -94,6 +94,7 @@ func (r *reporter) take() map[string]*apiv1.SliceStatus {
 	size := 0
 	for id := range r.dirty {
 		if size += proto.Size(r.all[id]); size > reportBytes && len(out) > 0 {
+			r.hurry()
 			r.poke()
 			break
 		}
