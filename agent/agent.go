@@ -76,7 +76,6 @@ type Agent struct {
 	reporter  *reporter
 	cache     *cache
 	shelf     shelf
-	listing   listing
 	held      heldBlobs
 
 	stopping atomic.Bool

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -126,58 +125,13 @@ func (a *Agent) heldSlices(ctx context.Context) (map[string]bool, error) {
 	return held, err
 }
 
-// keeperSlice asks the keeper for one slice by List: one packet, and the same for all who ask
-// at the same time.
-func (a *Agent) keeperSlice(ctx context.Context, id string) (*keeper.Slice, error) {
-	var all []keeper.Slice
-	if err := a.askKeeper(ctx, "list slices", func() (err error) {
-		all, err = a.listing.get(func() ([]keeper.Slice, error) { return a.cfg.Keeper.List(a.life) })
+// keeperSlice asks the keeper for one slice.
+func (a *Agent) keeperSlice(ctx context.Context, id string) (s *keeper.Slice, err error) {
+	err = a.askKeeper(ctx, "find slice", func() error {
+		s, err = a.cfg.Keeper.Get(ctx, id)
 		return err
-	}); err != nil {
-		return nil, err
-	}
-	for i := range all {
-		if all[i].ID == id {
-			return &all[i], nil
-		}
-	}
-	return nil, errs.E(errs.NotFound, "find slice "+id, "the keeper does not know it")
-}
-
-// listing shares the keeper's answers. When many slices end at once, as many attempts ask, and
-// each answer names all of them.
-type listing struct {
-	turn sync.Mutex // held by who asks the keeper
-
-	mu   sync.Mutex
-	next *list // who comes now waits for this one
-}
-
-type list struct {
-	done   chan struct{}
-	slices []keeper.Slice // nobody writes to them
-	err    error
-}
-
-// get returns an answer to a question that was asked after get was called.
-func (l *listing) get(ask func() ([]keeper.Slice, error)) ([]keeper.Slice, error) {
-	l.mu.Lock()
-	if c := l.next; c != nil {
-		l.mu.Unlock()
-		<-c.done
-		return c.slices, c.err
-	}
-	c := &list{done: make(chan struct{})}
-	l.next = c
-	l.mu.Unlock()
-	l.turn.Lock()
-	defer l.turn.Unlock()
-	l.mu.Lock()
-	l.next = nil // from here on somebody may know more than the answer says
-	l.mu.Unlock()
-	defer close(c.done)
-	c.slices, c.err = ask()
-	return c.slices, c.err
+	})
+	return s, err
 }
 
 func (a *Agent) keeperKnows(ctx context.Context, id string) (bool, error) {
