@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -77,7 +76,7 @@ type Agent struct {
 	reporter  *reporter
 	cache     *cache
 	shelf     shelf
-	listing   listing
+	held      heldBlobs
 
 	stopping atomic.Bool
 	// life is Run's context. Attempts live in it, not in the session that brought them:
@@ -214,7 +213,8 @@ func (a *Agent) recover(ctx context.Context) error {
 			return fmt.Errorf("attempts folder: %w", err)
 		}
 		dir := filepath.Join(root, e.Name())
-		b, err := os.ReadFile(filepath.Join(dir, recordFile))
+		t := a.newAttempt(id, dir)
+		err = t.load()
 		if errors.Is(err, os.ErrNotExist) {
 			// Made before its record: nothing was launched.
 			if err := os.RemoveAll(dir); err != nil {
@@ -222,16 +222,14 @@ func (a *Agent) recover(ctx context.Context) error {
 			}
 			continue
 		}
-		if err != nil {
-			return err
-		}
-		t := a.newAttempt(id, dir)
-		if err := json.Unmarshal(b, &t.rec); err != nil {
+		if errors.Is(err, errs.Corrupt) {
 			a.cfg.Log.Error("attempt record is damaged; its slice is killed", "slice", id, "err", err)
 			if kerr := a.cfg.Keeper.Kill(ctx, id, "record damaged"); kerr != nil && !errors.Is(kerr, errs.NotFound) {
 				return kerr
 			}
 			t.rec = record{Exit: &keeper.Exit{Reason: keeper.ReasonFailed, Code: -1, Detail: "record damaged: " + err.Error(), Ended: time.Now()}}
+		} else if err != nil {
+			return err
 		}
 		as := &apiv1.SliceAssignment{}
 		if t.rec.Assignment != nil {
@@ -273,16 +271,15 @@ func (a *Agent) newAttempt(id, dir string) *attempt {
 // start opens the attempt's logs and runs its goroutine. It is known to the next Hello when
 // this returns: what a Hello leaves out, the leader takes for dead, and replaces.
 func (a *Agent) start(t *attempt, as *apiv1.SliceAssignment, phase string) error {
-	t.logs = map[string]*logStream{}
-	for _, name := range []string{"stdout", "stderr"} {
-		l, err := openLogStream(a.logDir(t.id), name)
-		if err != nil {
-			return err
-		}
-		l.herd = as.Herd
-		t.logs[name] = l
+	logs, err := openLogs(a.logDir(t.id))
+	if err != nil {
+		return err
 	}
-	t.bundle = as.BundleDigest
+	for _, l := range logs {
+		l.herd = as.Herd
+	}
+	t.logs = logs
+	t.bundle, t.leaves, t.address = as.BundleDigest, leavesNode(as, a.cfg.Node), as.Address
 	ctx, cancel := context.WithCancel(a.life)
 	t.cancel = cancel
 	a.mu.Lock()
@@ -335,7 +332,10 @@ func (a *Agent) adopt(id string, as *apiv1.SliceAssignment) error {
 		return err
 	}
 	t := a.newAttempt(id, filepath.Join(a.cfg.Dir, "attempts", url.PathEscape(id)))
-	if err := os.MkdirAll(t.dir, 0o700); err != nil {
+	switch err := os.Mkdir(t.dir, 0o700); {
+	case err == nil:
+		t.fresh = true
+	case !errors.Is(err, os.ErrExist):
 		return err
 	}
 	t.rec.Assignment = b
@@ -377,8 +377,8 @@ func (a *Agent) forget(ctx context.Context, id string) (gone bool, err error) {
 	if err := a.cfg.Keeper.Ack(ctx, id); err != nil {
 		return false, err
 	}
-	if as, err := t.assignment(); err == nil && leavesNode(as, a.cfg.Node) {
-		addr, err := netip.ParseAddr(as.Address)
+	if t.leaves {
+		addr, err := netip.ParseAddr(t.address)
 		if err != nil {
 			return false, err
 		}

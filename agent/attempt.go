@@ -2,23 +2,19 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	apiv1 "github.com/runink/runink/api/runink/v1"
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/fault"
-	"github.com/runink/runink/internal/fsx"
 	"github.com/runink/runink/internal/slicechan"
 	"github.com/runink/runink/slice/keeper"
 )
@@ -32,7 +28,10 @@ type attempt struct {
 	dir string // <agent>/attempts/<escaped id>: record and staging files
 	log *slog.Logger
 
-	bundle string // digest
+	bundle  string // digest
+	fresh   bool   // its folder was made by this agent, so the keeper cannot know it before this agent launches it
+	leaves  bool   // it has an edge that leaves the node, from
+	address string // this one
 
 	cancel context.CancelFunc // ends preparation and uploads, not the slice
 	done   chan struct{}
@@ -44,32 +43,9 @@ type attempt struct {
 	mu       sync.Mutex
 	dropping bool // or forgotten: the record is not to be written again
 	rec      record
+	saved    record // rec as last saved
+	savedTo  int64  // the length of its file then
 	status   *apiv1.SliceStatus
-}
-
-// record is what a new agent needs to go on. It is written before each step whose loss
-// would matter, and need only survive the agent, not the node: after a reboot nothing
-// runs, and the leader knows.
-type record struct {
-	Assignment json.RawMessage `json:"assignment"` // apiv1.SliceAssignment
-	// Dropped says why the leader no longer wants the attempt; then nothing is stored.
-	Dropped  string              `json:"dropped,omitempty"`
-	Progress *slicechan.Progress `json:"progress,omitempty"`
-	Done     *slicechan.Done     `json:"done,omitempty"`
-	Fail     *slicechan.Fail     `json:"fail,omitempty"`
-	Exit     *keeper.Exit        `json:"exit,omitempty"`
-	// Stored is true once every part of Done is on a majority of control nodes.
-	Stored bool `json:"stored,omitempty"`
-}
-
-const recordFile = "record.json"
-
-func (t *attempt) save() error {
-	b, err := json.Marshal(&t.rec)
-	if err != nil {
-		return err
-	}
-	return fsx.ReplaceFile(filepath.Join(t.dir, recordFile), b, 0o600)
 }
 
 // update changes the record and saves it before anyone can see the change.
@@ -78,14 +54,6 @@ func (t *attempt) update(fn func(*record)) error {
 	defer t.mu.Unlock()
 	fn(&t.rec)
 	return t.save()
-}
-
-func (t *attempt) assignment() (*apiv1.SliceAssignment, error) {
-	as := &apiv1.SliceAssignment{}
-	if err := protojson.Unmarshal(t.rec.Assignment, as); err != nil {
-		return nil, fmt.Errorf("record of %s: %w", t.id, err)
-	}
-	return as, nil
 }
 
 // awaitsLeader is what an attempt waits for that an earlier agent left without launching it.
@@ -176,9 +144,12 @@ func (t *attempt) live(ctx context.Context, as *apiv1.SliceAssignment) (*keeper.
 	exit := t.rec.Exit
 	t.mu.Unlock()
 	if exit == nil {
-		known, err := t.a.keeperKnows(ctx, t.id)
-		if err != nil {
-			return nil, err
+		known := false
+		if !t.fresh {
+			var err error
+			if known, err = t.a.keeperKnows(ctx, t.id); err != nil {
+				return nil, err
+			}
 		}
 		if !known {
 			if err := t.awaitLeader(ctx); err != nil {
@@ -192,6 +163,7 @@ func (t *attempt) live(ctx context.Context, as *apiv1.SliceAssignment) (*keeper.
 		if err := fault.Hit("agent.slice.running", as.Herd); err != nil {
 			return nil, err
 		}
+		var err error
 		if exit, err = t.follow(ctx); err != nil {
 			return nil, err
 		}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math/rand/v2"
 	"os"
-	"sync"
 	"syscall"
 	"time"
 
@@ -59,37 +58,42 @@ func hungUp(err error) bool {
 }
 
 // waitReadable waits until f is readable (a pidfd: until the process has ended).
+//
+// A pidfd cannot be given to the runtime's poller: that wants it non-blocking, which the keeper,
+// who shares its flags, must not have happen to it. So it is put into an epoll of its own, and
+// that one is. poll(2) instead held a thread of this process for each slice.
 func waitReadable(ctx context.Context, f *os.File) error {
-	// poll(2) in a goroutine of its own: a pidfd cannot be given to the runtime's poller once
-	// it was made blocking by the sender. An event descriptor ends it with ctx.
-	ev, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	ep, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
 	if err != nil {
 		return err
 	}
-	evf := os.NewFile(uintptr(ev), "eventfd")
-	var once sync.Once
-	stop := context.AfterFunc(ctx, func() {
-		once.Do(func() { _, _ = evf.Write([]byte{1, 0, 0, 0, 0, 0, 0, 0}) }) // an eventfd takes it or is closed
-	})
-	defer func() {
-		stop()
-		once.Do(func() {})
-		evf.Close()
-	}()
-	fds := []unix.PollFd{{Fd: int32(f.Fd()), Events: unix.POLLIN}, {Fd: int32(ev), Events: unix.POLLIN}}
-	for {
-		_, err := unix.Poll(fds, -1)
-		switch {
-		case errors.Is(err, unix.EINTR):
-			continue
-		case err != nil:
-			return err
-		case ctx.Err() != nil:
-			return ctx.Err()
-		case fds[0].Revents != 0:
-			return nil
-		}
+	if err := unix.SetNonblock(ep, true); err != nil { // os.NewFile asks for it
+		return errors.Join(err, unix.Close(ep))
 	}
+	epf := os.NewFile(uintptr(ep), "epoll")
+	defer epf.Close()
+	if err := unix.EpollCtl(ep, unix.EPOLL_CTL_ADD, int(f.Fd()), &unix.EpollEvent{Events: unix.EPOLLIN}); err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = epf.SetReadDeadline(time.Unix(1, 0)) }) // fails only once epf is closed
+	defer stop()
+	raw, err := epf.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var events [1]unix.EpollEvent
+	var werr error
+	rerr := raw.Read(func(fd uintptr) bool {
+		n := 0
+		for n, werr = unix.EpollWait(int(fd), events[:], 0); errors.Is(werr, unix.EINTR); {
+			n, werr = unix.EpollWait(int(fd), events[:], 0)
+		}
+		return n > 0 || werr != nil
+	})
+	if rerr != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return errors.Join(rerr, werr)
 }
 
 // askKeeper calls fn until the keeper has answered it, or ctx ends. A keeper that does not
@@ -121,58 +125,13 @@ func (a *Agent) heldSlices(ctx context.Context) (map[string]bool, error) {
 	return held, err
 }
 
-// keeperSlice asks the keeper for one slice by List: one packet, and the same for all who ask
-// at the same time.
-func (a *Agent) keeperSlice(ctx context.Context, id string) (*keeper.Slice, error) {
-	var all []keeper.Slice
-	if err := a.askKeeper(ctx, "list slices", func() (err error) {
-		all, err = a.listing.get(func() ([]keeper.Slice, error) { return a.cfg.Keeper.List(a.life) })
+// keeperSlice asks the keeper for one slice.
+func (a *Agent) keeperSlice(ctx context.Context, id string) (s *keeper.Slice, err error) {
+	err = a.askKeeper(ctx, "find slice", func() error {
+		s, err = a.cfg.Keeper.Get(ctx, id)
 		return err
-	}); err != nil {
-		return nil, err
-	}
-	for i := range all {
-		if all[i].ID == id {
-			return &all[i], nil
-		}
-	}
-	return nil, errs.E(errs.NotFound, "find slice "+id, "the keeper does not know it")
-}
-
-// listing shares the keeper's answers. When many slices end at once, as many attempts ask, and
-// each answer names all of them.
-type listing struct {
-	turn sync.Mutex // held by who asks the keeper
-
-	mu   sync.Mutex
-	next *list // who comes now waits for this one
-}
-
-type list struct {
-	done   chan struct{}
-	slices []keeper.Slice // nobody writes to them
-	err    error
-}
-
-// get returns an answer to a question that was asked after get was called.
-func (l *listing) get(ask func() ([]keeper.Slice, error)) ([]keeper.Slice, error) {
-	l.mu.Lock()
-	if c := l.next; c != nil {
-		l.mu.Unlock()
-		<-c.done
-		return c.slices, c.err
-	}
-	c := &list{done: make(chan struct{})}
-	l.next = c
-	l.mu.Unlock()
-	l.turn.Lock()
-	defer l.turn.Unlock()
-	l.mu.Lock()
-	l.next = nil // from here on somebody may know more than the answer says
-	l.mu.Unlock()
-	defer close(c.done)
-	c.slices, c.err = ask()
-	return c.slices, c.err
+	})
+	return s, err
 }
 
 func (a *Agent) keeperKnows(ctx context.Context, id string) (bool, error) {

@@ -45,12 +45,37 @@ type logStream struct {
 	base    int64 // offset of current's first byte
 }
 
-// openLogStream finds the end of what is stored. It makes the directory.
-func openLogStream(dir, stream string) (*logStream, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+// openLogs makes the directory of a slice's logs, or finds what is stored in it.
+func openLogs(dir string) (map[string]*logStream, error) {
+	err := os.Mkdir(dir, 0o700)
+	if errors.Is(err, os.ErrNotExist) {
+		err = os.MkdirAll(dir, 0o700)
+	}
+	if err != nil && !errors.Is(err, os.ErrExist) {
 		return nil, err
 	}
-	l := &logStream{dir: dir, stream: stream, grown: make(chan struct{})}
+	logs := map[string]*logStream{}
+	for _, stream := range []string{"stdout", "stderr"} {
+		if err == nil { // it is new: there is nothing to look for
+			logs[stream] = newLogStream(dir, stream)
+			continue
+		}
+		l, err := openLogStream(dir, stream)
+		if err != nil {
+			return nil, err
+		}
+		logs[stream] = l
+	}
+	return logs, nil
+}
+
+func newLogStream(dir, stream string) *logStream {
+	return &logStream{dir: dir, stream: stream, grown: make(chan struct{})}
+}
+
+// openLogStream finds the end of what is stored in the directory.
+func openLogStream(dir, stream string) (*logStream, error) {
+	l := newLogStream(dir, stream)
 	segs, err := l.segments()
 	if err != nil {
 		return nil, err
@@ -113,13 +138,10 @@ func (l *logStream) capture(ctx context.Context, pipe *os.File) error {
 	stop := context.AfterFunc(ctx, func() { _ = pipe.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	for {
-		if err := l.rotate(); err != nil {
-			return err
-		}
 		var n int64
 		var serr error
 		rerr := raw.Read(func(fd uintptr) bool {
-			n, serr = unix.Splice(int(fd), nil, int(l.current.Fd()), nil, splicePiece, unix.SPLICE_F_NONBLOCK)
+			n, serr = l.move(int(fd))
 			return !errors.Is(serr, unix.EAGAIN)
 		})
 		switch {
@@ -131,7 +153,7 @@ func (l *logStream) capture(ctx context.Context, pipe *os.File) error {
 		case errors.Is(serr, unix.EINTR):
 			continue
 		case serr != nil:
-			return fmt.Errorf("log %s: splice: %w", l.stream, serr)
+			return fmt.Errorf("log %s: %w", l.stream, serr)
 		case n == 0:
 			l.finish()
 			return nil
@@ -141,6 +163,27 @@ func (l *logStream) capture(ctx context.Context, pipe *os.File) error {
 			return err
 		}
 	}
+}
+
+// move moves what is in the pipe, 0 when nothing will come any more. The first byte makes the
+// first file: most slices say nothing.
+func (l *logStream) move(pipe int) (int64, error) {
+	if l.current == nil {
+		p := []unix.PollFd{{Fd: int32(pipe), Events: unix.POLLIN}}
+		switch _, err := unix.Poll(p, 0); {
+		case err != nil:
+			return 0, os.NewSyscallError("poll", err)
+		case p[0].Revents == 0:
+			return 0, unix.EAGAIN
+		case p[0].Revents&unix.POLLIN == 0:
+			return 0, nil
+		}
+	}
+	if err := l.rotate(); err != nil {
+		return 0, err
+	}
+	n, err := unix.Splice(pipe, nil, int(l.current.Fd()), nil, splicePiece, unix.SPLICE_F_NONBLOCK)
+	return n, os.NewSyscallError("splice", err)
 }
 
 func (l *logStream) advance(n int64) {
@@ -178,10 +221,14 @@ func (l *logStream) rotate() error {
 	if err != nil {
 		return err
 	}
+	first := l.current == nil && l.size == 0
 	if l.current != nil {
 		l.current.Close()
 	}
 	l.current, l.base = f, l.size
+	if first {
+		return nil
+	}
 	segs, err := l.segments()
 	if err != nil {
 		return err

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"testing"
 
@@ -194,5 +195,38 @@ func TestLogFollowEndsWithTheStream(t *testing.T) {
 	}
 	if string(got) != "one\ntwo\n" {
 		t.Fatalf("followed %q", got)
+	}
+}
+
+// A slice that says nothing costs no file; what says little is there when it ends.
+func TestLogOfASilentSlice(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "logs", "a")
+	logs, err := openLogs(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for stream, text := range map[string]string{"stdout": "", "stderr": "a word"} {
+		r, w := pipe(t)
+		if _, err := w.WriteString(text); err != nil {
+			t.Fatal(err)
+		}
+		w.Close()
+		if err := logs[stream].capture(t.Context(), r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 || entries[0].Name() != "stderr.0" {
+		t.Fatalf("%v, %v", entries, err)
+	}
+	again, err := openLogs(dir) // as another agent finds them
+	if err != nil {
+		t.Fatal(err)
+	}
+	for stream, text := range map[string]string{"stdout": "", "stderr": "a word"} {
+		again[stream].finish()
+		if got, _ := readAll(t, again[stream], 0); string(got) != text {
+			t.Errorf("%s: %q", stream, got)
+		}
 	}
 }

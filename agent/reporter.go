@@ -16,11 +16,12 @@ type reporter struct {
 	mu    sync.Mutex
 	all   map[string]*apiv1.SliceStatus
 	dirty map[string]bool
-	wake  chan struct{} // buffered by one
+	wake  chan struct{} // buffered by one: there is something to send
+	ended chan struct{} // the same: and it should not wait for more
 }
 
 func newReporter() *reporter {
-	return &reporter{all: map[string]*apiv1.SliceStatus{}, dirty: map[string]bool{}, wake: make(chan struct{}, 1)}
+	return &reporter{all: map[string]*apiv1.SliceStatus{}, dirty: map[string]bool{}, wake: make(chan struct{}, 1), ended: make(chan struct{}, 1)}
 }
 
 // put publishes s; the session sends it soon.
@@ -33,12 +34,20 @@ func (r *reporter) put(id string, s *apiv1.SliceStatus) {
 	r.all[id] = s
 	r.dirty[id] = true
 	r.mu.Unlock()
+	if s.Phase == "exited" {
+		r.hurry()
+	}
 	r.poke()
 }
 
-func (r *reporter) poke() {
+func (r *reporter) poke() { signal(r.wake) }
+
+// hurry has what there is to send sent without waiting for more.
+func (r *reporter) hurry() { signal(r.ended) }
+
+func signal(c chan struct{}) {
 	select {
-	case r.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -85,6 +94,7 @@ func (r *reporter) take() map[string]*apiv1.SliceStatus {
 	size := 0
 	for id := range r.dirty {
 		if size += proto.Size(r.all[id]); size > reportBytes && len(out) > 0 {
+			r.hurry()
 			r.poke()
 			break
 		}
@@ -103,5 +113,6 @@ func (r *reporter) lost(sent map[string]*apiv1.SliceStatus) {
 		}
 	}
 	r.mu.Unlock()
+	r.hurry()
 	r.poke()
 }

@@ -18,8 +18,9 @@ import (
 )
 
 // coalesce is the least time between two reports, in which statuses gather (decisions.md: one
-// Raft entry per agent per 50 ms). The first one after a while is not held back: a run that is
-// alone on a node would wait for nobody.
+// Raft entry per agent per 50 ms). The end of a slice is not held back after a while without
+// reports: a run that is alone on a node would wait for nobody. What it does before its end is,
+// for that is news for spectators only; sent at once, it made the end wait for the next report.
 const coalesce = 50 * time.Millisecond
 
 // openWithin is how long a node waits to be welcomed, before TimeScale. It is longer than a
@@ -239,7 +240,7 @@ func (s *session) reports(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if err := sleep(ctx, coalesce-time.Since(last)); err != nil {
+		if err := s.gather(ctx, last); err != nil {
 			return err
 		}
 		last = time.Now()
@@ -259,6 +260,20 @@ func (s *session) reports(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// gather waits while statuses may gather for the report after the one at last.
+func (s *session) gather(ctx context.Context, last time.Time) error {
+	t := time.NewTimer(coalesce)
+	defer t.Stop()
+	select {
+	case <-s.a.reporter.ended:
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	return sleep(ctx, coalesce-time.Since(last))
 }
 
 // reconcile carries out what the leader wants. It has a goroutine of its own, so that a slow
@@ -379,6 +394,7 @@ func (a *Agent) hello(ctx context.Context) (*apiv1.Hello, error) {
 	h.WireguardKey = a.cfg.Network.PublicKey()
 	h.Labels = a.cfg.Labels
 	h.Slices = a.reporter.snapshot()
+	a.reporter.hurry()
 	a.reporter.poke()
 	return h, nil
 }

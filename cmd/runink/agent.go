@@ -58,6 +58,7 @@ func newAgentCmd() *cobra.Command {
 const engineFile = "/usr/lib/runink/runink-engine"
 
 func runAgent(ctx context.Context, f agentFlags) error {
+	defer heapFloor(agentFloor)()
 	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 	cfg, err := loadNode(f.config, "elsewhere name one like it with --config, once `runink join` has made this machine a node")
 	if err != nil {

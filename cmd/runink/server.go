@@ -26,6 +26,7 @@ func newServerCmd() *cobra.Command {
 		Hidden: true,
 		Args:   cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
+			defer heapFloor(serverFloor)()
 			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
 			cfg, appliance, err := f.load()
 			if err != nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/runink/runink/controlplane/artifacts"
 	"github.com/runink/runink/controlplane/barn"
 	"github.com/runink/runink/controlplane/identity"
-	"github.com/runink/runink/controlplane/runs"
 	"github.com/runink/runink/internal/errs"
 )
 
@@ -175,7 +174,7 @@ func (s *artifactService) readable(ctx context.Context, req *v1.DownloadBlobRequ
 		return nil
 	}
 	if ok && req.Run != "" && artifacts.Referred(v, req.Digest, req.Run) {
-		herd, err := runs.HerdOf(v, req.Run)
+		herd, err := s.p.runs.HerdOf(v, req.Run)
 		if err != nil {
 			return err
 		}

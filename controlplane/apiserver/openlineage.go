@@ -16,7 +16,7 @@ func (s *governanceService) OpenLineage(ctx context.Context, req *v1.OpenLineage
 	if err != nil {
 		return nil, err
 	}
-	herd, err := runs.HerdOf(v, req.GetRun())
+	herd, err := s.p.runs.HerdOf(v, req.GetRun())
 	if err != nil {
 		return nil, err
 	}

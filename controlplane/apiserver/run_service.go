@@ -18,7 +18,7 @@ type runService struct {
 
 // may checks that the caller may act on a run, by its herd.
 func (s *runService) may(ctx context.Context, r runs.Reader, id string) error {
-	herd, err := runs.HerdOf(r, id)
+	herd, err := s.p.runs.HerdOf(r, id)
 	if err != nil {
 		return err
 	}

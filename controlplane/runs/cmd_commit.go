@@ -22,7 +22,7 @@ type manifest struct {
 func (h Hooks) commit(tx *barn.Tx, m barn.Meta, p manifest) (none, error) {
 	const op = "commit run"
 	tx.Audit(map[string]string{"run": p.Run})
-	spec, st, err := mustRun(tx, op, p.Run)
+	spec, st, err := h.tables.run(tx, op, p.Run)
 	if err != nil {
 		return none{}, err
 	}
@@ -32,7 +32,7 @@ func (h Hooks) commit(tx *barn.Tx, m barn.Meta, p manifest) (none, error) {
 	if st.Phase != RunCommitting {
 		return none{}, errs.E(errs.Conflict, op, "run %s is %s", p.Run, st.Phase)
 	}
-	want, err := manifestOf(tx, p.Run, &st)
+	want, err := manifestOf(h.tables, tx, p.Run, &st)
 	if err != nil {
 		return none{}, err
 	}
@@ -61,12 +61,12 @@ func (h Hooks) commit(tx *barn.Tx, m barn.Meta, p manifest) (none, error) {
 
 // manifestOf lists what a run that is committing ended with: slices by name, and the parts
 // of each in the order reported.
-func manifestOf(r Reader, run string, st *State) (manifest, error) {
+func manifestOf(d *decoded, r Reader, run string, st *State) (manifest, error) {
 	m := manifest{Run: run}
 	for _, reg := range st.Regions {
 		m.Epochs = append(m.Epochs, reg.Epoch)
 	}
-	all, err := sliceStates(r, run, -1)
+	all, err := d.allSlices(r, run)
 	for _, s := range all {
 		m.Parts = append(m.Parts, s.Parts...)
 	}

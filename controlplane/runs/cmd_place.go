@@ -35,9 +35,10 @@ func (h Hooks) place(tx *barn.Tx, m barn.Meta, p placing) (placingResult, error)
 	res := placingResult{Refused: make([]string, len(p.Groups))}
 	used := map[string]scheduler.Resources{} // by node, with what this entry has placed
 	detail := map[string]string{}
+	open := openRuns{h: h, tx: tx, now: m.Time}
 	for i := range p.Groups {
 		g := &p.Groups[i]
-		why, err := h.placeGroup(tx, m, g, used)
+		why, err := h.placeGroup(tx, &open, g, used)
 		if err != nil {
 			return res, err
 		}
@@ -48,18 +49,18 @@ func (h Hooks) place(tx *barn.Tx, m barn.Meta, p placing) (placingResult, error)
 		}
 	}
 	tx.Audit(detail)
-	return res, nil
+	return res, open.save()
 }
 
-func (h Hooks) placeGroup(tx *barn.Tx, m barn.Meta, g *placedGroup, used map[string]scheduler.Resources) (string, error) {
-	spec, err := h.specs.get(tx, g.Run)
+func (h Hooks) placeGroup(tx *barn.Tx, open *openRuns, g *placedGroup, used map[string]scheduler.Resources) (string, error) {
+	spec, err := h.tables.spec(tx, g.Run)
 	if errors.Is(err, errs.NotFound) {
 		return "the run is gone", nil
 	}
 	if err != nil {
 		return "", err
 	}
-	a, err := h.openAttempts(tx, m.Time, g.Run)
+	a, err := open.get(g.Run)
 	if err != nil {
 		return "", err
 	}
@@ -83,7 +84,8 @@ func (h Hooks) placeGroup(tx *barn.Tx, m barn.Meta, g *placedGroup, used map[str
 			return "", err
 		}
 	}
-	return "", a.save()
+	a.changed = true
+	return "", nil
 }
 
 // wholeRegion checks that the group names each slice of the region once.
@@ -109,7 +111,7 @@ func (h Hooks) fits(tx *barn.Tx, spec *Spec, g *placedGroup, used map[string]sch
 	var total scheduler.Resources
 	adds := map[string]scheduler.Resources{}
 	for _, as := range g.Assign {
-		ns, ok, err := load[NodeState](tx, nodePrefix+as.Node)
+		ns, ok, err := h.tables.node(tx, as.Node)
 		if err != nil {
 			return "", err
 		}
@@ -180,7 +182,7 @@ func usedOn(r Reader, node string) (scheduler.Resources, error) {
 // in turn, so that one is used again as late as possible: packets of a dead slice meet
 // nobody.
 func (h Hooks) placeSlice(tx *barn.Tx, spec *Spec, g *placedGroup, as scheduler.Assignment) error {
-	ns, _, err := load[NodeState](tx, nodePrefix+as.Node)
+	ns, _, err := h.tables.node(tx, as.Node)
 	if err != nil {
 		return err
 	}
@@ -200,7 +202,7 @@ func (h Hooks) placeSlice(tx *barn.Tx, spec *Spec, g *placedGroup, as scheduler.
 	if err := takePlace(tx, as.Node, spec.ID, as.Slice, p); err != nil {
 		return err
 	}
-	pending, _, err := load[SliceState](tx, sliceKey(spec.ID, as.Slice))
+	pending, _, err := h.tables.slice(tx, spec.ID, as.Slice)
 	if err != nil {
 		return err
 	}

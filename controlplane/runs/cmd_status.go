@@ -30,34 +30,25 @@ type sliceReport struct {
 // status records a report. What is about an attempt that is not the present one on that
 // node and boot is dropped: its exit is known already, or its epoch is over.
 func (h Hooks) status(tx *barn.Tx, m barn.Meta, p statusReport) (none, error) {
-	byRun := map[string]*attempts{}
-	var order []*attempts
+	open := openRuns{h: h, tx: tx, now: m.Time}
 	for _, r := range p.Slices {
-		s, ok, err := load[SliceState](tx, sliceKey(r.Run, r.Slice))
+		s, ok, err := h.tables.slice(tx, r.Run, r.Slice)
 		if err != nil {
 			return none{}, err
 		}
 		if !ok || s.Epoch != r.Epoch || s.Node != p.Node || s.Boot != p.Boot || s.Phase == SliceExited || s.Phase == SlicePending {
 			continue
 		}
-		a := byRun[r.Run]
-		if a == nil {
-			if a, err = h.openAttempts(tx, m.Time, r.Run); err != nil {
-				return none{}, err
-			}
-			byRun[r.Run] = a
-			order = append(order, a)
+		a, err := open.get(r.Run)
+		if err != nil {
+			return none{}, err
 		}
 		if err := a.report(s, r); err != nil {
 			return none{}, err
 		}
+		a.changed = true
 	}
-	for _, a := range order {
-		if err := a.save(); err != nil {
-			return none{}, err
-		}
-	}
-	return none{}, nil
+	return none{}, open.save()
 }
 
 // report applies one slice's news to its present attempt.

@@ -33,12 +33,12 @@ type Hooks struct {
 	// Config.Lineage made of the run before it was proposed.
 	Committed func(tx *barn.Tx, m barn.Meta, record json.RawMessage) error
 
-	specs *specCache
+	tables *decoded
 }
 
 // Register adds the package's commands to a registry.
 func Register(reg *barn.Registry, h Hooks) {
-	h.specs = &specCache{}
+	h.tables = &decoded{}
 	reg.Handle(CmdSubmit, 1, handler(h.submit))
 	reg.Handle(CmdPlace, 1, handler(h.place))
 	reg.Handle(CmdStatus, 1, handler(h.status), barn.Unaudited())

@@ -84,14 +84,14 @@ func (m *Manager) commit(ctx context.Context, run string) error {
 	if err != nil {
 		return err
 	}
-	spec, st, err := mustRun(v, op, run)
+	spec, st, err := m.tables.run(v, op, run)
 	if err != nil {
 		return err
 	}
 	if st.Phase != RunCommitting {
 		return nil
 	}
-	cmd, err := manifestOf(v, run, &st)
+	cmd, err := manifestOf(&m.tables, v, run, &st)
 	if err != nil {
 		return err
 	}
@@ -126,16 +126,16 @@ func (m *Manager) commit(ctx context.Context, run string) error {
 	return fault.Hit("runs.commit.after", spec.Herd)
 }
 
-func (m *Manager) lineage(ctx context.Context, r Reader, spec Spec, parts []Part) (json.RawMessage, error) {
+func (m *Manager) lineage(ctx context.Context, r Reader, spec *Spec, parts []Part) (json.RawMessage, error) {
 	p, err := m.plan(ctx, "record lineage", spec.BundleDigest)
 	if err != nil {
 		return nil, err
 	}
-	all, err := sliceStates(r, spec.ID, -1)
+	all, err := m.tables.allSlices(r, spec.ID)
 	if err != nil {
 		return nil, err
 	}
-	return m.cfg.Lineage(Outcome{Spec: spec, Plan: p, Counts: totals(all), Parts: parts, Ended: time.Now()})
+	return m.cfg.Lineage(Outcome{Spec: *spec, Plan: p, Counts: totals(all), Parts: parts, Ended: time.Now()})
 }
 
 // totals adds up the counts of each block over its slices.

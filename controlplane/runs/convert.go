@@ -85,7 +85,7 @@ func toParts(in []Part) []*apiv1.OutputPart {
 }
 
 // toRun makes the run as users see it. slim leaves the slices out, for lists.
-func toRun(r Reader, spec *Spec, st *State, rev uint64, slim bool) (*apiv1.Run, error) {
+func toRun(d *decoded, r Reader, spec *Spec, st *State, rev uint64, slim bool) (*apiv1.Run, error) {
 	out := &apiv1.Run{
 		Id: spec.ID, Name: spec.Name, Herd: spec.Herd, Owner: spec.Owner, State: st.Phase, Reason: st.Reason, Hint: st.Hint,
 		BundleDigest: spec.BundleDigest, Params: spec.Params,
@@ -111,7 +111,7 @@ func toRun(r Reader, spec *Spec, st *State, rev uint64, slim bool) (*apiv1.Run, 
 	if slim {
 		return out, nil
 	}
-	all, err := sliceStates(r, spec.ID, -1)
+	all, err := d.allSlices(r, spec.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +121,6 @@ func toRun(r Reader, spec *Spec, st *State, rev uint64, slim bool) (*apiv1.Run, 
 		reg.Slices = append(reg.Slices, &apiv1.RunSlice{Name: s.name, Node: s.Node, Address: s.Address, Status: toStatus(spec.ID, s)})
 	}
 	out.Counts = toCounts(totals(all))
-	out.NotEnforced, err = notEnforced(r, spec, all)
+	out.NotEnforced, err = notEnforced(d, r, spec, all)
 	return out, err
 }

@@ -62,7 +62,7 @@ func (s *session) desired(ctx context.Context) (*apiv1.DesiredState, error) {
 	if d.Peers, err = s.peers(v); err != nil {
 		return nil, err
 	}
-	ns, _, err := load[NodeState](v, nodePrefix+s.node)
+	ns, _, err := s.t.m.tables.node(v, s.node)
 	if err != nil {
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (s *session) desired(ctx context.Context) (*apiv1.DesiredState, error) {
 }
 
 func (s *session) assignment(v barn.View, run, name string, p Placed) (*apiv1.SliceAssignment, error) {
-	spec, err := s.t.specs.get(v, run)
+	spec, err := s.t.m.tables.spec(v, run)
 	if err != nil {
 		return nil, err
 	}
@@ -105,7 +105,7 @@ func (s *session) assignment(v barn.View, run, name string, p Placed) (*apiv1.Sl
 		default:
 			continue
 		}
-		ps, _, err := load[SliceState](v, sliceKey(run, peer))
+		ps, _, err := s.t.m.tables.slice(v, run, peer)
 		if err != nil {
 			return nil, err
 		}
@@ -126,7 +126,7 @@ func (s *session) peers(v barn.View) ([]*apiv1.Peer, error) {
 		if m.Name == s.node {
 			continue
 		}
-		ns, _, err := load[NodeState](v, nodePrefix+m.Name)
+		ns, _, err := s.t.m.tables.node(v, m.Name)
 		if err != nil {
 			return nil, err
 		}

@@ -72,34 +72,34 @@ func TestNeighboursTellWhatConcernsWhom(t *testing.T) {
 // TestSpecCacheReturnsWhatStandsThere: one run's spec is decoded once, what replaced it is
 // seen, and the cache stays small however many runs there are.
 func TestSpecCacheReturnsWhatStandsThere(t *testing.T) {
-	c, r := &specCache{}, reader{}
+	c, r := &decoded{}, reader{}
 	put := func(run, name string) { r[specPrefix+run] = fmt.Appendf(nil, `{"id":%q,"name":%q}`, run, name) }
 	put("a", "first")
-	one, err := c.get(r, "a")
+	one, err := c.spec(r, "a")
 	if err != nil || one.Name != "first" {
 		t.Fatal(one, err)
 	}
-	if again, err := c.get(r, "a"); err != nil || again != one {
+	if again, err := c.spec(r, "a"); err != nil || again != one {
 		t.Errorf("decoded again: %v, %v", again, err)
 	}
 	put("a", "second") // a snapshot that came from elsewhere, say
-	if s, err := c.get(r, "a"); err != nil || s.Name != "second" {
+	if s, err := c.spec(r, "a"); err != nil || s.Name != "second" {
 		t.Error(s, err)
 	}
-	for i := range 5 * maxSpecs {
+	for i := range 5 * maxMemo {
 		put(fmt.Sprint(i), "x")
-		if _, err := c.get(r, fmt.Sprint(i)); err != nil {
+		if _, err := c.spec(r, fmt.Sprint(i)); err != nil {
 			t.Fatal(err)
 		}
-		if len(c.new)+len(c.last) > 2*maxSpecs {
-			t.Fatalf("%d are kept", len(c.new)+len(c.last))
+		if len(c.specs.new)+len(c.specs.last) > 2*maxMemo {
+			t.Fatalf("%d are kept", len(c.specs.new)+len(c.specs.last))
 		}
 	}
-	if _, err := c.get(r, "unknown"); err == nil {
+	if _, err := c.spec(r, "unknown"); err == nil {
 		t.Error("a spec of no run")
 	}
 	r[specPrefix+"damaged"] = nil
-	if _, err := c.get(r, "damaged"); err == nil {
+	if _, err := c.spec(r, "damaged"); err == nil {
 		t.Error("a damaged spec")
 	}
 }

@@ -296,7 +296,7 @@ func TestMachineHoldsItsInvariants(t *testing.T) {
 					if err != nil {
 						t.Fatal(err)
 					}
-					cmd, err := manifestOf(v, id, &st)
+					cmd, err := manifestOf(&decoded{}, v, id, &st)
 					if err != nil {
 						t.Fatal(err)
 					}

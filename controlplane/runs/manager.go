@@ -68,8 +68,8 @@ type Manager struct {
 	cfg Config
 	log *slog.Logger
 
-	specs specCache
-	plans planCache
+	tables decoded
+	plans  planCache
 
 	mu   sync.Mutex
 	term *term // nil: this replica does not lead

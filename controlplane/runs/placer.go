@@ -255,7 +255,7 @@ func (p *placer) wait(v barn.View, k regionKey, epoch uint64) error {
 	if p.waits[k] = epoch; there {
 		return nil
 	}
-	spec, err := p.t.specs.get(v, k.run)
+	spec, err := p.t.m.tables.spec(v, k.run)
 	if err != nil {
 		return err
 	}
@@ -295,7 +295,7 @@ func (p *placer) applyPlaced(v barn.View, e barn.Event) error {
 	if err := json.Unmarshal(e.Value.Data, &pl); err != nil {
 		return errs.E(errs.Corrupt, "read table", "%w", err).WithField(e.Key)
 	}
-	spec, err := p.t.specs.get(v, run)
+	spec, err := p.t.m.tables.spec(v, run)
 	if err != nil {
 		return err
 	}

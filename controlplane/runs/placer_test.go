@@ -21,7 +21,7 @@ type follower struct {
 func newFollower(t *testing.T, m *machine) *follower {
 	t.Helper()
 	mgr := New(Config{Barn: m.b, Directory: testDirectory()})
-	f := &follower{m: m, p: &placer{t: &term{m: mgr, ctx: t.Context(), specs: &specCache{}}, why: newWaiting(), rec: newDecisions()}}
+	f := &follower{m: m, p: &placer{t: &term{m: mgr, ctx: t.Context()}, why: newWaiting(), rec: newDecisions()}}
 	v, err := mgr.stale(t.Context())
 	if err != nil {
 		t.Fatal(err)

@@ -29,17 +29,58 @@ type attempts struct {
 	run string
 	st  State
 
-	specs *specCache
+	tables *decoded
+
+	changed bool // for openRuns: it is to be saved
 }
 
 func (h Hooks) openAttempts(tx *barn.Tx, now time.Time, run string) (*attempts, error) {
-	st, _, err := load[State](tx, statePrefix+run)
-	return &attempts{tx: tx, now: now, run: run, st: st, specs: h.specs}, err
+	st, err := h.tables.state(tx, run)
+	return &attempts{tx: tx, now: now, run: run, st: st, tables: h.tables}, err
+}
+
+// openRuns are the runs that one command changes, each read and written once: an entry may be
+// about a hundred slices of one.
+type openRuns struct {
+	h     Hooks
+	tx    *barn.Tx
+	now   time.Time
+	byRun map[string]*attempts
+	order []*attempts
+}
+
+func (o *openRuns) get(run string) (*attempts, error) {
+	if a := o.byRun[run]; a != nil {
+		return a, nil
+	}
+	a, err := o.h.openAttempts(o.tx, o.now, run)
+	if err != nil {
+		return nil, err
+	}
+	if o.byRun == nil {
+		o.byRun = map[string]*attempts{}
+	}
+	o.byRun[run] = a
+	o.order = append(o.order, a)
+	return a, nil
+}
+
+// save writes those that changed, in the order in which they were opened.
+func (o *openRuns) save() error {
+	for _, a := range o.order {
+		if !a.changed {
+			continue
+		}
+		if err := a.save(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // slicesOf loads the slices of one region, by name.
 func (a *attempts) slicesOf(region int) ([]namedSlice, error) {
-	spec, err := a.specs.get(a.tx, a.run)
+	spec, err := a.tables.spec(a.tx, a.run)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +90,7 @@ func (a *attempts) slicesOf(region int) ([]namedSlice, error) {
 		if sl.Region != region {
 			continue
 		}
-		s, ok, err := load[SliceState](a.tx, sliceKey(a.run, sl.Name))
+		s, ok, err := a.tables.slice(a.tx, a.run, sl.Name)
 		if err != nil {
 			return nil, err
 		}
@@ -235,7 +276,7 @@ func (a *attempts) end(phase, reason, hint string) error {
 
 // keepParts restores references that another slice's equal part shared with a dropped one.
 func (a *attempts) keepParts() error {
-	all, err := sliceStates(a.tx, a.run, -1)
+	all, err := a.tables.allSlices(a.tx, a.run)
 	if err != nil {
 		return err
 	}
@@ -249,7 +290,7 @@ func (a *attempts) keepParts() error {
 
 // dropParts takes back the references to parts that no commit will name.
 func (a *attempts) dropParts() error {
-	all, err := sliceStates(a.tx, a.run, -1)
+	all, err := a.tables.allSlices(a.tx, a.run)
 	if err != nil {
 		return err
 	}
@@ -263,7 +304,7 @@ func (a *attempts) dropParts() error {
 
 // keepInputs restores the references of the submission: an output may equal an input.
 func (a *attempts) keepInputs() error {
-	spec, err := a.specs.get(a.tx, a.run)
+	spec, err := a.tables.spec(a.tx, a.run)
 	if err != nil {
 		return err
 	}

@@ -6,7 +6,6 @@ import (
 	"encoding/base32"
 	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"strings"
 	"time"
 
@@ -118,7 +117,7 @@ func (m *Manager) onPaper(v barn.View, principal string, spec *Spec) (*apiv1.Run
 		groups = append(groups, groupOf(spec, i))
 	}
 	placed, unplaced := scheduler.Place(p.st, groups)
-	out, err := toRun(v, spec, &st, 0, true)
+	out, err := toRun(&m.tables, v, spec, &st, 0, true)
 	if err != nil {
 		return nil, err
 	}
@@ -151,9 +150,15 @@ func newRunID(now time.Time) (string, error) {
 }
 
 // HerdOf returns the herd of a run, for authorization.
-func HerdOf(r Reader, id string) (string, error) {
-	s, _, err := mustRun(r, "read run", id)
-	return s.Herd, err
+func (m *Manager) HerdOf(r Reader, id string) (string, error) {
+	s, ok, err := m.tables.specs.get(r, specPrefix+id)
+	switch {
+	case err != nil:
+		return "", err
+	case !ok:
+		return "", noRun("read run", id)
+	}
+	return s.Herd, nil
 }
 
 // IsDeadLetter reports whether an output of a run is a dead-letter file.
@@ -172,19 +177,12 @@ func (m *Manager) Get(v barn.View, id string) (*apiv1.Run, error) { return m.get
 
 func (m *Manager) get(v barn.View, id string) (*apiv1.Run, error) {
 	const op = "read run"
-	spec, err := m.specs.get(v, id)
-	if errors.Is(err, errs.NotFound) {
-		return nil, noRun(op, id)
-	}
-	if err != nil {
-		return nil, err
-	}
-	st, _, err := load[State](v, statePrefix+id)
+	spec, st, err := m.tables.run(v, op, id)
 	if err != nil {
 		return nil, err
 	}
 	val, _ := v.Get(statePrefix + id)
-	out, err := toRun(v, spec, &st, val.Rev, false)
+	out, err := toRun(&m.tables, v, spec, &st, val.Rev, false)
 	if err != nil {
 		return nil, err
 	}
@@ -199,8 +197,8 @@ func (m *Manager) addReason(r *apiv1.Run) {
 	if err != nil || r.State != RunPending && r.State != RunRunning {
 		return
 	}
-	if why, _ := t.why.of(r.Id); len(why) > 0 {
-		r.Reason = why[0].Summary
+	if why, _ := t.why.summary(r.Id); why != "" {
+		r.Reason = why
 	}
 }
 
@@ -227,9 +225,9 @@ func (m *Manager) List(v barn.View, req *apiv1.ListRunsRequest, visible func(her
 			return true
 		}
 		id := key[strings.LastIndexByte(key, '/')+1:]
-		var spec Spec
+		var spec *Spec
 		var st State
-		if spec, st, err = mustRun(v, "list runs", id); err != nil {
+		if spec, st, err = m.tables.run(v, "list runs", id); err != nil {
 			return false
 		}
 		if req.State != "" && req.State != st.Phase {
@@ -237,7 +235,7 @@ func (m *Manager) List(v barn.View, req *apiv1.ListRunsRequest, visible func(her
 		}
 		rev, _ := v.Get(statePrefix + id)
 		var run *apiv1.Run
-		if run, err = toRun(v, &spec, &st, rev.Rev, true); err != nil {
+		if run, err = toRun(&m.tables, v, spec, &st, rev.Rev, true); err != nil {
 			return false
 		}
 		m.addReason(run)
@@ -293,107 +291,4 @@ func (m *Manager) Explain(v barn.View, id string) (*apiv1.ExplainRunResponse, er
 		}
 	}
 	return out, nil
-}
-
-// watchEvery bounds how often Watch sends what is not a change of the run's state.
-const watchEvery = 100 * time.Millisecond
-
-// Watch sends the run's present state and then each change, and returns nil after the final
-// one. A new state of the run, of which there are few, is sent at once; what happens below
-// it, and where the state comes and goes, at most once in 100 ms.
-func (m *Manager) Watch(ctx context.Context, id string, send func(*apiv1.Run) error) error {
-	const op = "watch run"
-	t, err := m.leading(op)
-	if err != nil {
-		return err
-	}
-	states := map[string]bool{} // sent
-	var sent time.Time
-	for {
-		_, reasons := t.why.of(id)
-		v, err := m.stale(ctx)
-		if err != nil {
-			return err
-		}
-		run, err := m.get(v, id)
-		if err != nil {
-			return err
-		}
-		if rest := watchEvery - time.Since(sent); states[run.State] && rest > 0 {
-			select {
-			case <-time.After(rest):
-				continue // with what it has become
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-t.ctx.Done():
-				return errs.E(errs.Unavailable, op, "this control node does not lead any more").WithHint("try again")
-			}
-		}
-		if err := send(run); err != nil {
-			return err
-		}
-		states[run.State], sent = true, time.Now()
-		if final(run.State) {
-			return nil
-		}
-		if err := t.awaitChange(ctx, v.Cursor(), id, run, reasons); err != nil {
-			return err
-		}
-	}
-}
-
-func final(state string) bool {
-	s := State{Phase: state}
-	return s.Final()
-}
-
-// awaitChange returns when something of the run changed after the cursor, or what it waits
-// for did.
-func (t *term) awaitChange(ctx context.Context, after barn.Cursor, id string, now *apiv1.Run, reasons <-chan struct{}) error {
-	w, err := t.m.cfg.Barn.Watch(ctx, runPrefix, after)
-	if errors.Is(err, barn.ErrCompacted) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	wctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(t.ctx, cancel)()
-	changed := make(chan error, 1)
-	go func() {
-		for {
-			evs, _, err := w.Next(wctx)
-			if err != nil {
-				changed <- err
-				return
-			}
-			for _, e := range evs {
-				if e.Key == statePrefix+id || strings.HasPrefix(e.Key, slicePrefix+id+"/") {
-					changed <- nil
-					return
-				}
-			}
-		}
-	}()
-	for {
-		select {
-		case err := <-changed:
-			switch {
-			case t.ctx.Err() != nil:
-				return errs.E(errs.Unavailable, "watch run", "this control node does not lead any more").WithHint("try again")
-			case errors.Is(err, barn.ErrCompacted):
-				return nil
-			}
-			return err
-		case <-reasons:
-			why, next := t.why.of(id)
-			reasons = next
-			if len(why) > 0 && why[0].Summary != now.Reason {
-				cancel()
-				<-changed
-				return nil
-			}
-		}
-	}
 }

@@ -20,7 +20,7 @@ import (
 func TestRepeatedSubmissionIsItsRun(t *testing.T) {
 	m := newMachine(t)
 	mgr := New(Config{Barn: m.b, Directory: testDirectory()})
-	mgr.setTerm(&term{m: mgr, ctx: t.Context(), why: newWaiting(), specs: &specCache{}})
+	mgr.setTerm(&term{m: mgr, ctx: t.Context(), why: newWaiting()})
 	in := Input{Block: "src", Digest: "sha256:" + fmt.Sprintf("%064d", 3)}
 	if err := m.do(artifacts.CmdRegister, map[string]any{"digest": in.Digest, "size": 0, "herd": "h"}, nil); err != nil {
 		t.Fatal(err)

@@ -21,8 +21,9 @@ type term struct {
 	m      *Manager
 	ctx    context.Context
 	leases *leases
-	specs  *specCache
 	logs   *logRelay
+	// watchers hear of what observe sees.
+	watchers watchers
 	// decisions are the scheduler's last, for whoever wants to check them.
 	decisions *decisions
 
@@ -36,7 +37,7 @@ type term struct {
 func (m *Manager) Lead(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	t := &term{
-		m: m, ctx: gctx, leases: newLeases(m.cfg.Timing), specs: &m.specs, decisions: newDecisions(),
+		m: m, ctx: gctx, leases: newLeases(m.cfg.Timing), decisions: newDecisions(),
 		logs: newLogRelay(), sessions: map[string]*session{}, why: newWaiting(),
 	}
 	// From here on a silent node's time runs: the barrier is behind us.
@@ -146,6 +147,7 @@ func (t *term) observe(ctx context.Context) error {
 			return err
 		}
 		t.touchSessions("")
+		t.watchers.tellAll()
 		c.all(ctx, v)
 		seen := neighbours{}
 		for {
@@ -157,6 +159,9 @@ func (t *term) observe(ctx context.Context) error {
 				return ignoreEnd(ctx, err)
 			}
 			for _, e := range evs {
+				if run, ok := changedRun(e); ok {
+					t.watchers.tell(run)
+				}
 				switch {
 				case strings.HasPrefix(e.Key, placedPrefix):
 					node, _, _ := splitPlaced(e.Key)
@@ -210,47 +215,6 @@ func ignoreEnd(ctx context.Context, err error) error {
 		return nil
 	}
 	return err
-}
-
-// specCache keeps decoded specs, which never change, while they are looked at. What it returns
-// is what stands in the table, whatever it kept, and is for reading only: handlers use it, too.
-type specCache struct {
-	mu        sync.Mutex
-	new, last map[string]cachedSpec
-}
-
-// cachedSpec is a spec and the bytes it was decoded from, which tell whether it is still that.
-type cachedSpec struct {
-	data []byte
-	spec *Spec
-}
-
-// maxSpecs bounds the cache: when so many are new, those not used since it last happened go.
-const maxSpecs = 2048
-
-// get returns a run's spec. Errors: NotFound.
-func (c *specCache) get(r Reader, run string) (*Spec, error) {
-	v, ok := r.Get(specPrefix + run)
-	if !ok {
-		return nil, errs.E(errs.NotFound, "read run", "there is no run %q", run)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	s, ok := c.new[run]
-	if !ok {
-		s, ok = c.last[run]
-	}
-	if ok = ok && len(v.Data) > 0 && &s.data[0] == &v.Data[0]; !ok { // values are never written to, so the same bytes are the same place
-		s = cachedSpec{v.Data, &Spec{}}
-		if err := json.Unmarshal(v.Data, s.spec); err != nil {
-			return nil, errs.E(errs.Corrupt, "read table", "%w", err).WithField(specPrefix + run)
-		}
-	}
-	if c.new == nil || len(c.new) >= maxSpecs {
-		c.new, c.last = map[string]cachedSpec{}, c.new
-	}
-	c.new[run] = s
-	return s.spec, nil
 }
 
 // waiting is the scheduler's Queue, which the placement loop moves on and others ask what runs
@@ -325,4 +289,11 @@ func (w *waiting) of(run string) ([]scheduler.Unplaced, <-chan struct{}) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.queue.Why(run), w.changed
+}
+
+// summary is of, but no more than the first that is said, or "".
+func (w *waiting) summary(run string) (string, <-chan struct{}) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.queue.Summary(run), w.changed
 }

@@ -23,7 +23,7 @@ func (s *Spec) waive() {
 
 // notEnforced says what of the isolation of a run is not kept: by the cluster, and by the
 // nodes its slices are or were on, a line each.
-func notEnforced(r Reader, spec *Spec, on []namedSlice) ([]string, error) {
+func notEnforced(d *decoded, r Reader, spec *Spec, on []namedSlice) ([]string, error) {
 	var out []string
 	for i := range spec.Slices {
 		if sl := &spec.Slices[i]; sl.SpreadWaived {
@@ -38,7 +38,7 @@ func notEnforced(r Reader, spec *Spec, on []namedSlice) ([]string, error) {
 	}
 	slices.Sort(nodes)
 	for _, n := range nodes {
-		ns, _, err := load[NodeState](r, nodePrefix+n)
+		ns, _, err := d.node(r, n)
 		if err != nil {
 			return nil, err
 		}

@@ -269,6 +269,26 @@ func (q *Queue) Why(run string) []Unplaced {
 	return out
 }
 
+// Summary is the Summary of the first that Why says, "" if it says nothing.
+func (q *Queue) Summary(run string) string {
+	for _, w := range q.runs[run] {
+		if u := w.in.refused; u != nil {
+			return summaryFor(u, &w.group)
+		}
+	}
+	return ""
+}
+
+// summaryFor is u's Summary, said of another group of its shape.
+func summaryFor(u *Unplaced, g *Group) string {
+	if len(g.Slices) == 1 && len(u.Reasons) > 0 && u.Reasons[0].Slice != "" {
+		if rest, ok := strings.CutPrefix(u.Summary, "slice "+u.Reasons[0].Slice); ok {
+			return "slice " + g.Slices[0].Name + rest
+		}
+	}
+	return u.Summary
+}
+
 // renamed is what was said of one group, said of another of its shape. Shapes of one slice
 // have no name in them.
 func renamed(u *Unplaced, g *Group) Unplaced {
@@ -277,16 +297,12 @@ func renamed(u *Unplaced, g *Group) Unplaced {
 	if len(g.Slices) != 1 {
 		return out
 	}
-	name := g.Slices[0].Name
+	out.Summary = summaryFor(u, g)
 	out.Reasons = slices.Clone(u.Reasons)
 	for i, r := range out.Reasons {
-		if r.Slice == "" {
-			continue
+		if r.Slice != "" {
+			out.Reasons[i].Slice = g.Slices[0].Name
 		}
-		if rest, ok := strings.CutPrefix(out.Summary, "slice "+r.Slice); ok && i == 0 {
-			out.Summary = "slice " + name + rest
-		}
-		out.Reasons[i].Slice = name
 	}
 	return out
 }

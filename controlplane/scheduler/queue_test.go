@@ -148,6 +148,9 @@ func TestQueueDecidesAsPlaceDoes(t *testing.T) {
 			_, rest := Place(st, inOrder(model))
 			for _, u := range rest {
 				why := q.Why(u.Run)
+				if len(why) > 0 && q.Summary(u.Run) != why[0].Summary {
+					t.Fatalf("of %s the queue says %q in short, at length %+v", u.Run, q.Summary(u.Run), why)
+				}
 				if i := slices.IndexFunc(why, func(w Unplaced) bool { return w.Region == u.Region }); i < 0 || !reflect.DeepEqual(why[i], u) {
 					t.Fatalf("of %s/%d the queue says\n%+v\na pass over everything\n%+v", u.Run, u.Region, why, u)
 				}

@@ -81,7 +81,6 @@ func Slice(ctx context.Context, cfg Config, conn *slicechan.Conn) error {
 		err = fault.Hit("slice.before-done")
 	}
 	if err == nil {
-		log.Info("slice done", "parts", len(done.Parts))
 		seq, serr := out.send(slicechan.Up{Done: done})
 		if serr != nil {
 			return errs.E(errs.Unavailable, "report done", "%w", serr)

@@ -84,6 +84,27 @@ func (c *Client) List(ctx context.Context) ([]Slice, error) {
 	}
 }
 
+// Get returns one slice, as List would. Errors: NotFound.
+func (c *Client) Get(ctx context.Context, id string) (*Slice, error) {
+	req := &request{Op: opList, ID: id}
+	for {
+		rep, got, err := c.call(ctx, req, nil)
+		closeAll(got)
+		if err != nil {
+			return nil, errs.Wrap("find slice "+id, err)
+		}
+		for i := range rep.Slices {
+			if rep.Slices[i].ID == id {
+				return &rep.Slices[i], nil
+			}
+		}
+		if !rep.More || len(rep.Slices) == 0 {
+			return nil, errs.E(errs.NotFound, "find slice "+id, "the keeper does not know it")
+		}
+		req.After = rep.Slices[len(rep.Slices)-1].ID // of a keeper that is older than this, and lists all
+	}
+}
+
 // Attachment is an agent's hold on a slice. The keeper keeps copies of all, so closing them
 // ends nothing. The caller closes them (Close closes all).
 type Attachment struct {

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -188,12 +190,15 @@ func (n *node) slice(id string) *Slice {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	for _, s := range all {
-		if s.ID == id {
-			return &s
-		}
+	listed := slices.ContainsFunc(all, func(s Slice) bool { return s.ID == id })
+	s, err := n.Get(n.t.Context(), id)
+	if errors.Is(err, errs.NotFound) && !listed {
+		return nil
 	}
-	return nil
+	if err != nil || !listed {
+		n.t.Fatalf("of %s: %v; listed: %t", id, err, listed)
+	}
+	return s
 }
 
 // exit waits for a slice's end.

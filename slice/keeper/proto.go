@@ -197,7 +197,7 @@ const (
 
 type request struct {
 	Op       op            `json:"op"`
-	ID       string        `json:"id,omitempty"`
+	ID       string        `json:"id,omitempty"` // list: that one only
 	Launch   *LaunchSpec   `json:"launch,omitempty"`
 	After    string        `json:"after,omitempty"`  // list: the last id already received
 	Signal   int           `json:"signal,omitempty"` // signal

@@ -120,7 +120,7 @@ func (k *Keeper) do(ctx context.Context, req *request, files []*os.File) (*reply
 		return rep, send, err
 	case opList:
 		var err error
-		rep.Slices, rep.More, err = k.list(ctx, req.After)
+		rep.Slices, rep.More, err = k.list(ctx, req.ID, req.After)
 		return rep, nil, err
 	case opAttach:
 		return k.attach(req.ID)
@@ -154,10 +154,11 @@ func (k *Keeper) do(ctx context.Context, req *request, files []*os.File) (*reply
 	return nil, nil, errs.E(errs.Unimplemented, "", "operation %q", req.Op)
 }
 
-func (k *Keeper) list(ctx context.Context, after string) ([]Slice, bool, error) {
+// list shows the slice with the id, or all after another one.
+func (k *Keeper) list(ctx context.Context, id, after string) ([]Slice, bool, error) {
 	var found []*slice
 	for _, s := range k.all() {
-		if s.spec.ID > after {
+		if s.spec.ID > after && (id == "" || s.spec.ID == id) {
 			found = append(found, s)
 		}
 	}
