@@ -26,7 +26,7 @@ var elsewhere = map[string]string{
 	"make image":        "make test has it made",
 	"make metal":        "make test has it made",
 	"make dev":          "TestDevOnce, TestDevInterrupted",
-	"make iso":          "TestTypedMedia, and TestISO of tools/e2e/media, which types it with words",
+	"make iso":          "TestTypedMedia, and TestEditedMenu of tools/e2e/media, which types it with words",
 	"make disk":         "TestTypedMedia, and TestDisk of tools/e2e/media, which types it with words",
 	"make bench":        "TestBenchmarksPage",
 	"make bench-setup":  "TestBenchmarksPage",
