@@ -68,7 +68,7 @@ var elsewhere = map[string]string{
 	"runink netboot --listen 10.0.0.5 --image build/metal":             "TestNetworkBoot of tools/e2e/netboot",
 	"runink node machines":                                             "TestNetworkBoot of tools/e2e/netboot",
 	"runink node admit 52:54:00:12:34:56 --node n7 --role worker":      "TestNetworkBoot of tools/e2e/netboot",
-	"runink node admit 52:54:00:12:34:56 --node n7 --install /dev/sda": "TestMachineInstalls of controlplane/apiserver, TestInstallArchive of internal/netboot",
+	"runink node admit 52:54:00:12:34:56 --node n7 --install /dev/sda": "TestNetworkBoot of tools/e2e/netboot",
 	"runink node admit --install":                                      "TestMachineInstalls",
 	"runink node forget 52:54:00:12:34:56":                             "TestNetworkBoot of tools/e2e/netboot",
 }

@@ -38,7 +38,7 @@ var shown = []proof{
 	{"TestVMFullTmp", "so is a full /tmp"},
 	{"TestRefusedMachines", "machines with a bad pin or token: refused on the console and in the audit log, nothing admitted"},
 	{"TestJoinRefusals", "wrong pin; token expired, reused, for another node or role: refused and audited"},
-	{"TestNetworkBoot", "a machine with an empty disk boots from the network by BIOS and by UEFI to Ready, once it is admitted, again after a shutdown; a second one with its token is refused"},
+	{"TestNetworkBoot", "a machine with an empty disk boots from the network by BIOS and by UEFI to Ready, once it is admitted, again after a shutdown, then installs itself and boots from that disk; a second one with its token is refused"},
 	{"TestImageReplacedDuringABoot", "a build that replaces the image during a boot changes nothing for the machine that boots"},
 	{"TestTFTPClientsThatStopHalfWay", "TFTP clients that stop half-way are given up, and disturb no other"},
 	{"TestServerThatLies", "a DHCP server that lies: an error or a limit, and the node keeps its address or finds a better one"},
