@@ -105,6 +105,7 @@ func TestLeaderPowerCutDuringRun(t *testing.T) {
 			early, late := fmt.Sprintf("before-%d", seed), fmt.Sprintf("during-%d", seed)
 			if other == nil || other.node != at.bystander {
 				other.stop(ctx, t, c)
+				other = nil // a start that fails leaves none
 				other = startBystander(ctx, t, c, at.bystander)
 			}
 			id, before, epoch := cutLeader(ctx, t, c, dsl, sinks, pause, func() {
