@@ -46,6 +46,15 @@ func written(t *testing.T, f *os.File) time.Time {
 
 func quiet(string, ...any) {}
 
+// prepareDisk is what a boot does to a disk that does not grow.
+func prepareDisk(dev *os.File, name string, say func(string, ...any)) error {
+	v, err := claimDisk(dev, name)
+	if err != nil {
+		return err
+	}
+	return finishDisk(dev, name, v, say)
+}
+
 func verdictOf(t *testing.T, f *os.File) (verdict, string) {
 	t.Helper()
 	size, err := f.Seek(0, io.SeekEnd)

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -92,6 +93,63 @@ func TestVMStateGrows(t *testing.T) {
 	if got, err := os.ReadFile(filepath.Join(at, "file")); err != nil || !bytes.Equal(got, data) {
 		t.Errorf("what was on it: %d bytes, %v", len(got), err)
 	}
+	check(t, unix.Unmount(at, 0))
+}
+
+// A partition that was named as the node's state is judged before it grows: somebody else's
+// stays as it is, on a disk with room behind it. An empty one grows and becomes the state, and
+// what an older system left in the room behind it is nobody's.
+func TestVMStateIsJudgedBeforeItGrows(t *testing.T) {
+	disks, err := listDisks("/sys/block")
+	check(t, err)
+	d, err := pickDisk(disks, "runink.install", "serial:scratch")
+	check(t, err)
+	dev, size, err := openWhole(d.path())
+	check(t, err)
+	_, err = dev.WriteAt(make([]byte, 1<<20), nodedisk.StateStart*nodedisk.Sector) // an earlier test's state
+	check(t, err)
+	_, err = nodedisk.Write(dev, 340<<20, nodedisk.Options{
+		Boot: smallBoot(), Node: "n1", TempDir: t.TempDir(), Wipe: "serial:scratch", Names: []string{"serial:scratch"},
+	})
+	check(t, err)
+	// In the last MiB of the partition once it has grown, wherever that ends.
+	_, err = dev.WriteAt(bytes.Repeat([]byte("an older system."), 1<<17), size-3<<20)
+	check(t, err)
+	check(t, dev.readTable())
+	check(t, dev.Close())
+	disks, err = listDisks("/sys/block")
+	check(t, err)
+	p, err := pickDisk(disks, "runink.state", "part:"+nodecfg.StatePartition)
+	check(t, err)
+	sectors := func() string {
+		t.Helper()
+		b, err := os.ReadFile(filepath.Join("/sys/class/block", p.name, "size"))
+		check(t, err)
+		return string(b)
+	}
+	write := func(b []byte) {
+		t.Helper()
+		check(t, withDisk(p.path(), func(f *os.File) error {
+			_, err := f.WriteAt(b, 0)
+			return err
+		}))
+	}
+	m := &machine{log: slog.New(slog.DiscardHandler)}
+	before := sectors()
+	write([]byte("XFSB"))
+	if err := m.prepareState(p); !errors.Is(err, errs.Conflict) {
+		t.Errorf("somebody's partition: %v", err)
+	}
+	if now := sectors(); now != before {
+		t.Errorf("somebody's partition had %s sectors and has %s", before, now)
+	}
+	write(make([]byte, 4))
+	check(t, m.prepareState(p))
+	if now := sectors(); now == before {
+		t.Errorf("the empty partition has %s sectors still", now)
+	}
+	at := t.TempDir()
+	check(t, unix.Mount(p.path(), at, "ext4", 0, "errors=remount-ro"))
 	check(t, unix.Unmount(at, 0))
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -41,7 +42,7 @@ func (m *machine) install(ctx context.Context) error {
 	if err != nil {
 		return errs.E(errs.Internal, op, "%w", err)
 	}
-	if err := noOtherState(disks, d); err != nil {
+	if err := noOtherState(disks, d, m.stateOn); err != nil {
 		return err
 	}
 	cmdline, err := installedLine(m.sources)
@@ -104,17 +105,61 @@ func wipeNames(d disk) []string {
 }
 
 // noOtherState refuses to install beside a disk that has a node's state already: it would
-// be left behind, and of a control node its replica with it.
-func noOtherState(disks []disk, target disk) error {
+// be left behind, and of a control node its replica with it. What a node would take for its
+// state without being told so is refused by its name; any other disk, whole or a partition,
+// by the label that stateOn finds there.
+func noOtherState(disks []disk, target disk, stateOn func(disk) (bool, error)) error {
 	for _, d := range disks {
-		switch {
-		case d.name == target.name || partOf(d, target):
-		case d.serial == nodecfg.DefaultStateSerial, d.part == nodecfg.StatePartition:
+		if d.name == target.name || partOf(d, target) {
+			continue
+		}
+		has := d.serial == nodecfg.DefaultStateSerial || d.part == nodecfg.StatePartition
+		if !has {
+			var err error
+			if has, err = stateOn(d); err != nil {
+				return err
+			}
+		}
+		if has {
 			return errs.E(errs.Conflict, "install", "%s is a state disk too; nothing was written", d.path()).WithField("runink.install").
 				WithHint("take it out of the machine; or boot without runink.install to go on with what is on it")
 		}
 	}
 	return nil
+}
+
+// stateOn reads whether a node's state is on a disk, or was being made there. A disk that
+// cannot be read may hold one.
+func (m *machine) stateOn(d disk) (bool, error) {
+	f, err := os.Open(d.path())
+	if errors.Is(err, unix.ENOMEDIUM) {
+		return false, nil // a reader without a card
+	}
+	if err == nil {
+		var has bool
+		has, err = hasState(f)
+		if cerr := f.Close(); err == nil {
+			err = cerr
+		}
+		if err == nil {
+			return has, nil
+		}
+	}
+	return false, errs.E(errs.Unavailable, "install", "look for a node's state on %s: %w; nothing was written", d.path(), err).WithField("runink.install").
+		WithHint("take that disk out of the machine")
+}
+
+// hasState looks for the labels of a state disk. Less than both of them fit on holds none.
+func hasState(r io.ReaderAt) (bool, error) {
+	head := make([]byte, madeOffset+sectorSize)
+	if n, err := r.ReadAt(head, 0); errors.Is(err, io.EOF) && n < len(head) {
+		return false, nil
+	} else if err != nil && !errors.Is(err, io.EOF) {
+		return false, err
+	}
+	_, begun := nodedisk.ReadLabel(head[intentOffset:intentOffset+sectorSize], nodedisk.StateIntent)
+	_, made := nodedisk.ReadLabel(head[madeOffset:], nodedisk.StateMade)
+	return begun || made, nil
 }
 
 // partOf reports whether d is a partition of a disk: sda3 of sda, nvme0n1p3 of nvme0n1, and

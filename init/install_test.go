@@ -2,6 +2,7 @@ package pid1
 
 import (
 	"errors"
+	"os"
 	"strings"
 	"testing"
 
@@ -56,26 +57,86 @@ func TestInstalledLine(t *testing.T) {
 }
 
 // A machine with a node's state on another disk is not installed: the node would be there
-// twice, or gone.
+// twice, or gone. What is on the target itself is another question (nodedisk.Write).
 func TestNoOtherState(t *testing.T) {
 	target := disk{name: "sda", serial: "S1"}
+	stateOn := func(d disk) (bool, error) {
+		switch d.name {
+		case "sda", "sdz", "sdy1":
+			return true, nil
+		case "sdx":
+			return false, errs.E(errs.Unavailable, "install", "look").WithField("runink.install").WithHint("take it out")
+		}
+		return false, nil
+	}
 	for _, tt := range []struct {
 		name  string
 		disks []disk
-		ok    bool
+		kind  errs.Kind // zero: installed
 	}{
-		{"alone", []disk{target}, true},
-		{"with its own older partitions", []disk{target, {name: "sda3", part: nodecfg.StatePartition}}, true},
-		{"with somebody's disk", []disk{target, {name: "sdb", serial: "S2"}, {name: "sdb1", part: "data"}}, true},
-		{"it is the state disk itself, and empty", []disk{{name: "sda", serial: nodecfg.DefaultStateSerial}}, true},
-		{"with a state disk", []disk{target, {name: "vda", serial: nodecfg.DefaultStateSerial}}, false},
-		{"with a boot disk of a longer name", []disk{target, {name: "sdaa3", part: nodecfg.StatePartition}}, false},
-		{"with another boot disk", []disk{target, {name: "sdb"}, {name: "sdb3", part: nodecfg.StatePartition}}, false},
+		{"alone", []disk{target}, 0},
+		{"with its own older partitions", []disk{target, {name: "sda3", part: nodecfg.StatePartition}}, 0},
+		{"with somebody's disk", []disk{target, {name: "sdb", serial: "S2"}, {name: "sdb1", part: "data"}}, 0},
+		{"it is the state disk itself, and empty", []disk{{name: "sda", serial: nodecfg.DefaultStateSerial}}, 0},
+		{"with a state disk", []disk{target, {name: "vda", serial: nodecfg.DefaultStateSerial}}, errs.Conflict},
+		{"with a boot disk of a longer name", []disk{target, {name: "sdaa3", part: nodecfg.StatePartition}}, errs.Conflict},
+		{"with a whole disk that a node was told of", []disk{target, {name: "sdz", serial: "S3"}}, errs.Conflict},
+		{"with a partition that a node was told of", []disk{target, {name: "sdy"}, {name: "sdy1", part: "mine"}}, errs.Conflict},
+		{"with a disk that cannot be read", []disk{target, {name: "sdx"}}, errs.Unavailable},
+		{"with another boot disk", []disk{target, {name: "sdb"}, {name: "sdb3", part: nodecfg.StatePartition}}, errs.Conflict},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			err := noOtherState(tt.disks, target)
-			if (err == nil) != tt.ok || err != nil && (!errors.Is(err, errs.Conflict) || errs.HintOf(err) == "") {
+			err := noOtherState(tt.disks, target, stateOn)
+			if tt.kind == 0 {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if errs.KindOf(err) != tt.kind || errs.HintOf(err) == "" {
 				t.Errorf("got %v", err)
+			}
+		})
+	}
+}
+
+// A node's state is known by its labels, from the first that is written on.
+func TestHasState(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		make func(t *testing.T) *os.File
+		want bool
+	}{
+		{"empty", func(t *testing.T) *os.File { return diskFile(t, 64<<20) }, false},
+		{"hardly a disk", func(t *testing.T) *os.File { return diskFile(t, 100) }, false},
+		{"made", func(t *testing.T) *os.File {
+			f := diskFile(t, 64<<20)
+			check(t, prepareDisk(f, "disk", quiet))
+			return f
+		}, true},
+		{"begun", func(t *testing.T) *os.File {
+			f := diskFile(t, 64<<20)
+			_, err := claimDisk(f, "disk")
+			check(t, err)
+			return f
+		}, true},
+		{"with its first sector zeroed", func(t *testing.T) *os.File {
+			f := diskFile(t, 64<<20)
+			check(t, prepareDisk(f, "disk", quiet))
+			_, err := f.WriteAt(make([]byte, sectorSize), 0)
+			check(t, err)
+			return f
+		}, true},
+		{"somebody's", func(t *testing.T) *os.File {
+			f := diskFile(t, 64<<20)
+			_, err := f.WriteAt([]byte("XFSB"), 0)
+			check(t, err)
+			return f
+		}, false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			if got, err := hasState(tt.make(t)); err != nil || got != tt.want {
+				t.Errorf("got %v, %v", got, err)
 			}
 		})
 	}

@@ -45,16 +45,7 @@ func (m *machine) mountState(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	m.growPartition(d)
-	dev, err := os.OpenFile(d.path(), os.O_RDWR|unix.O_EXCL, 0)
-	if err != nil {
-		return errs.E(errs.Internal, op, "%w", err).WithHint("is %s in use?", d.path())
-	}
-	err = prepareDisk(dev, d.path(), m.log.Info)
-	if cerr := dev.Close(); err == nil && cerr != nil {
-		err = errs.E(errs.Internal, op, "close %s: %w", d.path(), cerr)
-	}
-	if err != nil {
+	if err := m.prepareState(d); err != nil {
 		return err
 	}
 	if err := unix.Mount(d.path(), nodecfg.StateDir, "ext4", unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOATIME, "errors=remount-ro"); err != nil {
@@ -110,56 +101,101 @@ func (m *machine) waitForDisk(ctx context.Context, field, want string, explicit 
 	}
 }
 
-// prepareDisk makes sure that dev holds our file system. It writes only to a disk that is
-// empty or was cut off while we made it; name is for messages.
-func prepareDisk(dev *os.File, name string, say func(msg string, args ...any)) error {
+// prepareState makes sure that d holds our file system, and that it reaches to the end of the
+// disk it is on. Somebody else's partition does not grow: it is judged first. One that is
+// empty is ours by its label before it grows, for what lies behind it then belongs to no
+// partition, and need not be zero.
+func (m *machine) prepareState(d disk) error {
+	var v verdict
+	claim := func(dev *os.File) (err error) {
+		v, err = claimDisk(dev, d.path())
+		return err
+	}
+	if err := withDisk(d.path(), claim); err != nil {
+		return err
+	}
+	m.growPartition(d)
+	return withDisk(d.path(), func(dev *os.File) error { return finishDisk(dev, d.path(), v, m.log.Info) })
+}
+
+// withDisk opens a disk, or a partition, for nobody else.
+func withDisk(path string, do func(*os.File) error) error {
+	const op = "mount the state disk"
+	dev, err := os.OpenFile(path, os.O_RDWR|unix.O_EXCL, 0)
+	if err != nil {
+		return errs.E(errs.Internal, op, "%w", err).WithHint("is %s in use?", path)
+	}
+	err = do(dev)
+	if cerr := dev.Close(); err == nil && cerr != nil {
+		err = errs.E(errs.Internal, op, "close %s: %w", path, cerr)
+	}
+	return err
+}
+
+// claimDisk says what dev is, and makes it ours by its label if it is empty. What is somebody
+// else's is refused untouched; name is for messages.
+func claimDisk(dev *os.File, name string) (verdict, error) {
 	const op = "prepare the state disk"
 	size, err := dev.Seek(0, io.SeekEnd)
 	if err != nil {
-		return errs.E(errs.Internal, op, "%s: %w", name, err)
+		return foreign, errs.E(errs.Internal, op, "%s: %w", name, err)
 	}
 	v, why, err := judge(dev, size)
 	if err != nil {
-		return errs.Wrap(op+" "+name, err)
+		return foreign, errs.Wrap(op+" "+name, err)
 	}
 	switch v {
-	case ours:
-		return nil
 	case foreign:
-		return errs.E(errs.Conflict, op, "%s is not a state disk, and it is not empty: %s; nothing was written", name, why).
+		return v, errs.E(errs.Conflict, op, "%s is not a state disk, and it is not empty: %s; nothing was written", name, why).
 			WithField("runink.state").
 			WithHint("attach an empty disk; or, if nothing on %s is needed, zero its first and last MiB; or write runink.state=none", name)
-	case unmade:
-		say("making the state disk again: the last attempt was cut off", "name", name)
 	case empty:
+		id, err := uuid.NewRandom()
+		if err == nil {
+			err = writeSector(dev, intentOffset, nodedisk.Label(nodedisk.StateIntent, id))
+		}
+		if err == nil {
+			err = fault.Hit("init.disk.intent-written")
+		}
+		if err != nil {
+			return v, errs.Wrap("make the state disk "+name, err)
+		}
+	}
+	return v, nil
+}
+
+// finishDisk makes the file system of a disk that claimDisk found to be v.
+func finishDisk(dev *os.File, name string, v verdict, say func(msg string, args ...any)) error {
+	if v == ours {
+		return nil
+	}
+	size, err := dev.Seek(0, io.SeekEnd)
+	if err != nil {
+		return errs.E(errs.Internal, "make the state disk", "%s: %w", name, err)
+	}
+	if v == unmade {
+		say("making the state disk again: the last attempt was cut off", "name", name)
+	} else {
 		say("making the state disk", "name", name, "bytes", size)
 	}
-	if err := makeDisk(dev, size, v == unmade); err != nil {
+	if err := makeDisk(dev, size); err != nil {
 		return errs.Wrap("make the state disk "+name, err)
 	}
 	return nil
 }
 
-// makeDisk writes label, file system, label. See label.go for why in this order.
-func makeDisk(dev *os.File, size int64, again bool) error {
-	id, err := uuid.NewRandom()
-	if err != nil {
+// makeDisk writes file system and label behind the label of the intent, whose UUID they
+// have. See label.go for why in this order.
+func makeDisk(dev *os.File, size int64) error {
+	sector := make([]byte, sectorSize)
+	if _, err := dev.ReadAt(sector, intentOffset); err != nil {
 		return err
 	}
-	if again {
-		// The intent is not written twice; what it promised is kept, its UUID included.
-		sector := make([]byte, sectorSize)
-		if _, err := dev.ReadAt(sector, intentOffset); err != nil {
-			return err
-		}
-		id, _ = nodedisk.ReadLabel(sector, nodedisk.StateIntent)
-	} else if err := writeSector(dev, intentOffset, nodedisk.Label(nodedisk.StateIntent, id)); err != nil {
-		return err
+	id, ok := nodedisk.ReadLabel(sector, nodedisk.StateIntent)
+	if !ok {
+		return errs.E(errs.Corrupt, "read label", "it is not what was written there")
 	}
-	if err := fault.Hit("init.disk.intent-written"); err != nil {
-		return err
-	}
-	_, err = ext4.Create(file.New(dev, false), size, 0, sectorSize, &ext4.Params{
+	_, err := ext4.Create(file.New(dev, false), size, 0, sectorSize, &ext4.Params{
 		UUID:       &id,
 		InodeCount: inodes(size),
 		Checksum:   true,

@@ -109,11 +109,15 @@ func (c *MachineConfig) bootArgs(dir string) []string {
 		a = append(a, "-drive", "if=pflash,format=raw,unit=0,readonly=on,file="+ovmfCode,
 			"-drive", "if=pflash,format=raw,unit=1,file="+filepath.Join(dir, "vars"))
 	}
+	first := 0
+	if c.NetBoot {
+		first = 1 // the card comes before them
+	}
 	for i, m := range c.Media {
 		drive := fmt.Sprintf("if=none,id=m%d,format=raw,file=%s", i, strings.ReplaceAll(m.Path, ",", ",,"))
 		device := fmt.Sprintf("drive=m%d", i)
 		if c.Kernel == "" { // which else is what boots first, and QEMU takes an index once
-			device += fmt.Sprintf(",bootindex=%d", i)
+			device += fmt.Sprintf(",bootindex=%d", first+i)
 		}
 		switch m.Bus {
 		case CD:

@@ -88,6 +88,11 @@ func TestBootArguments(t *testing.T) {
 			t.Errorf("%q is missing in %s", want, args)
 		}
 	}
+	c.NetBoot = true // then they come after the card
+	if args := strings.Join(c.bootArgs(dir), " "); strings.Contains(args, "bootindex=0") || !strings.Contains(args, "drive=m2,bootindex=3") {
+		t.Errorf("beside a card to boot from: %s", args)
+	}
+	c.NetBoot = false
 	if i := slices.Index(c.bootArgs(dir), "qemu-xhci,id=xhci"); i < 0 || i > slices.Index(c.bootArgs(dir), "usb-storage,bus=xhci.0,removable=on,drive=m1,bootindex=1") {
 		t.Error("the stick comes before its bus")
 	}

@@ -37,7 +37,7 @@ With -q it prints the words alone, as bin/runink-image iso takes them.`,
 			if err := within("--ttl", ttl, 15*time.Minute); err != nil {
 				return err
 			}
-			more, err := installWords(disk, wipe)
+			more, err := installWords("--disk", disk, wipe)
 			if err != nil {
 				return err
 			}
@@ -68,15 +68,15 @@ With -q it prints the words alone, as bin/runink-image iso takes them.`,
 	return c
 }
 
-// installWords checks the flags as the machine will.
-func installWords(disk, wipe string) ([]string, error) {
+// installWords checks the flags as the machine will; that of the disk has the name given.
+func installWords(flag, disk, wipe string) ([]string, error) {
 	if strings.HasPrefix(disk, "/") {
 		disk = "path:" + disk
 	}
 	list, err := nodecfg.InstallWords(disk, wipe)
 	if e, ok := errors.AsType[*errs.Error](err); ok {
-		flag := map[string]string{nodecfg.Prefix + "install": "--disk", nodecfg.Prefix + "wipe": "--wipe"}[e.Field]
-		return nil, errs.E(errs.Invalid, "", "%w", e.Err).WithField(flag).WithHint("%s", errs.HintOf(err))
+		field := map[string]string{nodecfg.Prefix + "install": flag, nodecfg.Prefix + "wipe": "--wipe"}[e.Field]
+		return nil, errs.E(errs.Invalid, "", "%w", e.Err).WithField(field).WithHint("%s", errs.HintOf(err))
 	}
 	return list, err
 }

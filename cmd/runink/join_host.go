@@ -58,7 +58,48 @@ func (h *hostFlags) options(f *nodeFlags, timeScale float64) (host.UnitOptions, 
 	return o, nil
 }
 
+// recall fills in what an earlier join was told, as file has it, and this one is not. A join
+// that says which node this is says everything: of it nothing is filled in.
+func (h *hostFlags) recall(c *cobra.Command, f *nodeFlags, file string) error {
+	if f.cfg.Node != "" {
+		return nil
+	}
+	was, err := nodecfg.LoadHostJoin(file)
+	if errors.Is(err, errs.NotFound) {
+		return nil // it is the first
+	}
+	if err != nil {
+		return errs.E(errs.KindOf(err), "join", "%w", err).WithHint("remove %s, and give --advertise, --engine and --unenforced again", file)
+	}
+	given := c.Flags().Changed
+	if !given("advertise") {
+		f.advertise = was.Advertise
+	}
+	if !given("engine") {
+		h.engine = was.Engine
+	}
+	if !given("unenforced") {
+		h.unenforced = was.Unenforced
+	}
+	return nil
+}
+
+// told is what recall gives the next join. o has the engine's absolute path.
+func (h *hostFlags) told(o host.UnitOptions) nodecfg.HostJoin {
+	j := nodecfg.HostJoin{Advertise: o.Advertise, Unenforced: h.unenforced}
+	if h.engine != "" {
+		j.Engine = o.Engine
+	}
+	return j
+}
+
 func (h *hostFlags) print(c *cobra.Command, f *nodeFlags) error {
+	switch err := h.recall(c, f, nodecfg.HostJoinFile); {
+	case errors.Is(err, fs.ErrPermission): // only root may read what it was told; anybody may ask this
+		fmt.Fprintf(c.ErrOrStderr(), "this user may not read what an earlier join was told (%s): these are the units of these flags alone\n", nodecfg.HostJoinFile)
+	case err != nil:
+		return err
+	}
 	o, err := h.options(f, f.cfg.TimeScale)
 	if err != nil {
 		return err
@@ -90,6 +131,9 @@ func joinHost(c *cobra.Command, f *nodeFlags, h *hostFlags) error {
 	if f.state != nodecfg.StateDir {
 		return errs.E(errs.Invalid, op, "the units' state is in %s", nodecfg.StateDir).WithField("--state-dir").WithHint("leave it out, or make %s a mount", nodecfg.StateDir)
 	}
+	if err := h.recall(c, f, nodecfg.HostJoinFile); err != nil {
+		return err
+	}
 	o, err := h.options(f, cfg.TimeScale)
 	if err != nil {
 		return err
@@ -103,7 +147,7 @@ func joinHost(c *cobra.Command, f *nodeFlags, h *hostFlags) error {
 	}
 	// This host is a node by now, and keeps its key whatever fails: the next call goes on.
 	cfg.Token = "" // burned, and of no further use
-	if err := nodecfg.Save(nodecfg.HostConfig, cfg); err != nil {
+	if err := errors.Join(nodecfg.Save(nodecfg.HostConfig, cfg), nodecfg.SaveHostJoin(nodecfg.HostJoinFile, h.told(o))); err != nil {
 		return err
 	}
 	did, err := systemd().Install(c.Context(), host.Units(o))

@@ -1,11 +1,20 @@
 package main
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/spf13/cobra"
+
 	"github.com/runink/runink/init/host"
+	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
 )
 
 // What would be installed can be read first; nothing is asked for that.
@@ -22,6 +31,78 @@ func TestPrintUnits(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
+}
+
+// A join without flags does what the one before it was told; each flag counts for more, and a
+// join that says which node this is forgets all of it.
+func TestJoinRemembers(t *testing.T) {
+	node := []string{"--node", "n4"}
+	first := []string{"--advertise", "10.0.0.7,10.0.0.8", "--engine", "/opt/engine", "--unenforced"}
+	for _, tt := range []struct {
+		name     string
+		earlier  []string // nil: there was none
+		again    []string
+		want     nodecfg.HostJoin
+		engineIs string // of the units; empty: where it is looked for
+	}{
+		{"the first", nil, nil, nodecfg.HostJoin{}, ""},
+		{"without flags", first, nil, nodecfg.HostJoin{Advertise: []string{"10.0.0.7", "10.0.0.8"}, Engine: "/opt/engine", Unenforced: true}, "/opt/engine"},
+		{"another address", first, []string{"--advertise", "10.0.0.9"}, nodecfg.HostJoin{Advertise: []string{"10.0.0.9"}, Engine: "/opt/engine", Unenforced: true}, "/opt/engine"},
+		{"no address any more", first, []string{"--advertise", ""}, nodecfg.HostJoin{Engine: "/opt/engine", Unenforced: true}, "/opt/engine"},
+		{"enforced again", first, []string{"--unenforced=false"}, nodecfg.HostJoin{Advertise: []string{"10.0.0.7", "10.0.0.8"}, Engine: "/opt/engine"}, "/opt/engine"},
+		{"as another node", first, node, nodecfg.HostJoin{}, ""},
+		{"nothing was told", []string{}, nil, nodecfg.HostJoin{}, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "join.json")
+			// join is what `runink join` does with its flags, up to the units.
+			join := func(args []string) (nodecfg.HostJoin, host.UnitOptions) {
+				t.Helper()
+				var f nodeFlags
+				var h hostFlags
+				c := &cobra.Command{}
+				f.add(c)
+				h.add(c)
+				err := c.ParseFlags(args)
+				if err == nil {
+					err = h.recall(c, &f, file)
+				}
+				var o host.UnitOptions
+				if err == nil {
+					o, err = h.options(&f, 1)
+				}
+				if err == nil {
+					err = nodecfg.SaveHostJoin(file, h.told(o))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				return h.told(o), o
+			}
+			if tt.earlier != nil {
+				join(append(node, tt.earlier...))
+			}
+			for range 2 { // what was remembered stays so
+				got, o := join(tt.again)
+				if d := cmp.Diff(tt.want, got, cmpopts.EquateEmpty()); d != "" {
+					t.Error(d)
+				}
+				if !slices.Equal(o.Advertise, tt.want.Advertise) || o.Unenforced != tt.want.Unenforced || tt.engineIs != "" && o.Engine != tt.engineIs {
+					t.Errorf("the units are of %+v", o)
+				}
+			}
+		})
+	}
+	t.Run("a file of somebody's", func(t *testing.T) {
+		file := filepath.Join(t.TempDir(), "join.json")
+		if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		err := (&hostFlags{}).recall(&cobra.Command{}, &nodeFlags{}, file)
+		if !errors.Is(err, errs.Corrupt) || !strings.Contains(err.Error(), file) || errs.HintOf(err) == "" {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 // Each of these is refused before anything is looked at or changed.

@@ -59,7 +59,7 @@ It refuses while slices run here: drain the node first.`,
 			if err := removeNetwork(); err != nil {
 				return err
 			}
-			gone := []string{nodecfg.RunDir, nodecfg.HostConfig}
+			gone := []string{nodecfg.RunDir, nodecfg.HostConfig, nodecfg.HostJoinFile}
 			if purge {
 				gone = []string{nodecfg.RunDir, nodecfg.StateDir}
 			}

@@ -2,12 +2,14 @@ package main
 
 import (
 	"io"
+	"strings"
 
 	"github.com/spf13/cobra"
 
 	v1 "github.com/runink/runink/api/runink/v1"
 	"github.com/runink/runink/internal/apiclient"
 	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
 )
 
 func newNodeMachinesCmd() *cobra.Command {
@@ -36,18 +38,32 @@ after it last asked.`,
 
 func newNodeAdmitCmd() *cobra.Command {
 	req := &v1.AdmitMachineRequest{}
+	var disk, wipe string
 	c := &cobra.Command{
 		Use: "admit MAC-or-UUID --node NAME", Short: "Let a machine boot from the network, as a node", Args: exactArgs(1, "MAC-or-UUID"),
 		Long: `Let a machine boot from the network, as the node named. It is known by the MAC address of
 the card it boots with, or by the UUID of its firmware; it need not have asked before. From
-then on each of its boots gets a fresh token for that node.`,
+then on each of its boots gets a fresh token for that node.
+
+With --install DISK the machine installs itself on that disk (/dev/sda, serial:… or wwn:…) at
+its next boot from the network, as docs/boot.md says of runink.install: the disk has to be
+empty, or named by --wipe. One that is installed leaves its disk as it is. Admit it again, as
+the same node, to change that or, without --install, to have it install nothing.`,
 		Example: `  runink node admit 52:54:00:12:34:56 --node n7 --role worker
+  runink node admit 52:54:00:12:34:56 --node n7 --install /dev/sda
   runink node admit 4c4c4544-0042-3510-8052-b4c04f4d4b32 --node n8`,
 		RunE: withAPI(func(c *cobra.Command, api *apiclient.Client, args []string) error {
 			if req.Node == "" {
 				return errs.E(errs.Invalid, "node admit", "it is missing").WithField("--node").WithHint("name the node that the machine becomes: --node n7")
 			}
-			req.Id = args[0]
+			req.Id, req.Install, req.Wipe = args[0], "", wipe
+			if disk != "" || wipe != "" {
+				words, err := installWords("--install", disk, wipe)
+				if err != nil {
+					return err
+				}
+				req.Install = strings.TrimPrefix(words[0], nodecfg.Prefix+"install=")
+			}
 			m, err := v1.NewMachineServiceClient(api).Admit(c.Context(), req)
 			if err != nil {
 				return err
@@ -59,10 +75,18 @@ then on each of its boots gets a fresh token for that node.`,
 				row(w, "role", m.GetRole())
 				row(w, "mac", m.GetMac())
 				row(w, "uuid", m.GetUuid())
+				if m.GetInstall() != "" {
+					row(w, "install", m.GetInstall())
+				}
+				if m.GetWipe() != "" {
+					row(w, "wipe", m.GetWipe())
+				}
 			})
 		}),
 	}
 	c.Flags().StringVar(&req.Node, "node", "", "name of the node that it becomes")
+	c.Flags().StringVar(&disk, "install", "", "the disk that it installs itself on: /dev/NAME, serial:… or wwn:…")
+	c.Flags().StringVar(&wipe, "wipe", "", "what names that disk, if it is not empty and nothing on it is needed")
 	c.Flags().StringVar(&req.Role, "role", "worker", "worker: control nodes do not boot from the network")
 	addOutputFlag(c)
 	return c

@@ -3,6 +3,8 @@ package apiserver
 import (
 	"cmp"
 	"context"
+	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"github.com/runink/runink/controlplane/barn"
 	"github.com/runink/runink/controlplane/identity"
 	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
 )
 
 // machineService knows the machines that boot from the network.
@@ -67,7 +70,7 @@ func (m *machineService) List(ctx context.Context, _ *v1.ListMachinesRequest) (*
 func machineMessage(rec identity.Machine) *v1.Machine {
 	out := &v1.Machine{
 		Id: rec.ID, State: "pending", Node: rec.Node, Role: rec.Role, Mac: rec.MAC, Uuid: rec.UUID, Firmware: rec.Firmware,
-		FirstSeen: stamp(rec.First), LastSeen: stamp(rec.Last), Admitted: stamp(rec.Admitted),
+		FirstSeen: stamp(rec.First), LastSeen: stamp(rec.Last), Admitted: stamp(rec.Admitted), Install: rec.Install, Wipe: rec.Wipe,
 	}
 	if rec.Node != "" {
 		out.State = "admitted"
@@ -88,12 +91,37 @@ func (m *machineService) Admit(ctx context.Context, req *v1.AdmitMachineRequest)
 	if err != nil {
 		return nil, err
 	}
+	if _, err := installWords(req.GetInstall(), req.GetWipe()); err != nil {
+		return nil, err
+	}
 	var rec identity.Machine
-	p := identity.MachineAdmit{ID: id, Node: req.GetNode(), Role: req.GetRole()}
+	p := identity.MachineAdmit{ID: id, Node: req.GetNode(), Role: req.GetRole(), Install: req.GetInstall(), Wipe: req.GetWipe()}
 	if err := m.s.host.Propose(ctx, identity.CmdMachineAdmit, p, req.GetRequestId(), &rec); err != nil {
 		return nil, err
 	}
 	return machineMessage(rec), nil
+}
+
+// installWords are what a machine's command line has, beside the rest, to install it: nil
+// where no disk is named. Errors are of kind Invalid, with a field of the request.
+func installWords(disk, wipe string) ([]string, error) {
+	if disk == "" && wipe == "" {
+		return nil, nil
+	}
+	words, err := nodecfg.InstallWords(disk, wipe)
+	if e, ok := errors.AsType[*errs.Error](err); ok {
+		return nil, errs.E(errs.Invalid, "admit machine", "%w", e.Err).WithField(strings.TrimPrefix(e.Field, nodecfg.Prefix)).WithHint("%s", errs.HintOf(err))
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, w := range words {
+		if key, v, _ := strings.Cut(w, "="); strings.ContainsAny(v, `$|&'\`) {
+			return nil, errs.E(errs.Invalid, "admit machine", "the program that boots machines from the network would read %q otherwise", v).
+				WithField(strings.TrimPrefix(key, nodecfg.Prefix)).WithHint("name the disk by its wwn, or by its path")
+		}
+	}
+	return words, nil
 }
 
 // Forget implements MachineService.
@@ -160,6 +188,11 @@ func (m *machineService) Boot(ctx context.Context, req *v1.BootMachineRequest) (
 	if out.CommandLine, err = m.s.commandLine(ctx, t, text); err != nil {
 		return nil, err
 	}
+	install, err := installWords(rec.Install, rec.Wipe)
+	if err != nil {
+		return nil, err
+	}
+	out.CommandLine = strings.Join(append([]string{out.CommandLine}, install...), " ")
 	out.State, out.Node, out.Role, out.TokenId = "boot", t.Node, t.Role, t.ID
 	return out, nil
 }

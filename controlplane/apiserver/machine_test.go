@@ -59,6 +59,49 @@ func (c *testCluster) joinWith(name, line string) error {
 	return err
 }
 
+// The record of a machine says on which disk it installs itself, until it says so no more.
+func TestMachineInstalls(t *testing.T) {
+	c := newTestCluster(t)
+	c.bootstrap()
+	op, service := v1.NewMachineServiceClient(c.operator()), c.netbootClient()
+	admit := func(disk, wipe string) (*v1.Machine, error) {
+		return op.Admit(c.ctx(), &v1.AdmitMachineRequest{Id: macA, Node: "w9", Role: "worker", Install: disk, Wipe: wipe})
+	}
+	for _, tt := range []struct {
+		name, disk, wipe, field string
+	}{
+		{"no disk", "", "serial:S1", "install"},
+		{"a disk named in no way", "sda", "", "install"},
+		{"what iPXE would read", "serial:a$b", "", "install"},
+		{"a space", "path:/dev/sda", "serial:a b", "wipe"},
+	} {
+		if _, err := admit(tt.disk, tt.wipe); !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), tt.field) || errs.HintOf(err) == "" {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+	}
+	if all := c.machines(); len(all) != 0 {
+		t.Errorf("refused, and there: %v", all)
+	}
+	if rec, err := admit("", ""); err != nil || rec.Install != "" {
+		t.Errorf("admitted to install nothing: %v, %v", rec, err)
+	}
+	if rec, err := admit("path:/dev/sda", "serial:S1"); err != nil || rec.Install != "path:/dev/sda" || rec.Wipe != "serial:S1" {
+		t.Errorf("admitted again, to install: %v, %v", rec, err)
+	}
+	if e := c.audit(identity.CmdMachineAdmit)[0]; e.Detail["install"] != "path:/dev/sda" || e.Detail["wipe"] != "serial:S1" {
+		t.Errorf("the audit record: %v", e)
+	}
+	if got := c.boot(service, macA, uuidA); got.Node != "w9" || !strings.HasSuffix(got.CommandLine, " runink.install=path:/dev/sda runink.wipe=serial:S1") {
+		t.Errorf("a machine that is to be installed: %v", got)
+	}
+	if rec, err := admit("", ""); err != nil || rec.Install != "" || rec.Node != "w9" {
+		t.Errorf("admitted again, to install nothing: %v, %v", rec, err)
+	}
+	if got := c.boot(service, macA, uuidA); strings.Contains(got.CommandLine, "install") {
+		t.Errorf("a machine that is not to be installed: %v", got)
+	}
+}
+
 // A machine is pending until it is admitted, and has one good token at a time from then on.
 func TestMachineBoots(t *testing.T) {
 	c := newTestCluster(t)

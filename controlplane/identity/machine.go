@@ -32,6 +32,8 @@ type Machine struct {
 	Last     time.Time `json:"last,omitzero"`
 	Admitted time.Time `json:"admitted,omitzero"`
 	By       string    `json:"by,omitempty"`
+	Install  string    `json:"install,omitempty"` // the disk that it installs itself on, as runink.install has it
+	Wipe     string    `json:"wipe,omitempty"`    // as runink.wipe has it
 }
 
 // Expired reports whether a pending machine is as good as forgotten.

@@ -10,13 +10,24 @@ type MachineAdmit struct {
 	ID   string `json:"id"`
 	Node string `json:"node"`
 	Role string `json:"role"`
+	// Install and Wipe are words that nodecfg.InstallWords takes, or empty.
+	Install string `json:"install,omitempty"`
+	Wipe    string `json:"wipe,omitempty"`
 }
 
 // machineAdmit records what node a machine is. A node is one machine: a second record for
-// its name would have two machines take it from each other for ever.
+// its name would have two machines take it from each other for ever. The same record again may
+// change what disk it is installed on.
 func machineAdmit(tx *barn.Tx, m barn.Meta, p MachineAdmit) (Machine, error) {
 	const op = "admit machine"
-	tx.Audit(map[string]string{"machine": p.ID, "node": p.Node, "role": p.Role})
+	detail := map[string]string{"machine": p.ID, "node": p.Node, "role": p.Role}
+	if p.Install != "" {
+		detail["install"] = p.Install
+	}
+	if p.Wipe != "" {
+		detail["wipe"] = p.Wipe
+	}
+	tx.Audit(detail)
 	all, err := Machines(tx)
 	if err != nil {
 		return Machine{}, err
@@ -24,7 +35,11 @@ func machineAdmit(tx *barn.Tx, m barn.Meta, p MachineAdmit) (Machine, error) {
 	for _, o := range all {
 		switch {
 		case o.ID == p.ID && o.Node == p.Node && o.Role == p.Role:
-			return o, nil
+			if o.Install == p.Install && o.Wipe == p.Wipe {
+				return o, nil
+			}
+			o.Install, o.Wipe = p.Install, p.Wipe
+			return o, put(tx, machinePrefix+o.ID, o)
 		case o.ID == p.ID:
 			return o, errs.E(errs.Conflict, op, "machine %s is node %s", o.ID, o.Node).WithField("id").WithHint("runink node forget %s", o.ID)
 		case o.Node == p.Node:
@@ -63,5 +78,6 @@ func machineAdmit(tx *barn.Tx, m barn.Meta, p MachineAdmit) (Machine, error) {
 		tx.Delete(pendingPrefix + rec.MAC)
 	}
 	rec.ID, rec.Node, rec.Role, rec.Admitted, rec.By = p.ID, p.Node, p.Role, m.Time, m.Principal
+	rec.Install, rec.Wipe = p.Install, p.Wipe
 	return rec, put(tx, machinePrefix+rec.ID, rec)
 }

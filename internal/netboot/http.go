@@ -126,8 +126,16 @@ func (h *web) machine(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var text string
+	var img Image
 	if err == nil {
-		text, err = bootScript(h.base, m, h.images.current(), a, h.more)
+		if installs(a.Words) || installs(h.more) {
+			img, err = h.images.installing()
+		} else {
+			img = h.images.current()
+		}
+	}
+	if err == nil {
+		text, err = bootScript(h.base, m, img, a, h.more)
 	}
 	if err != nil {
 		// The machine's screen is where somebody looks.

@@ -321,6 +321,79 @@ func TestNoImage(t *testing.T) {
 	}
 }
 
+// archive writes an install archive of the image that build made of what; extra is beside it.
+func archive(t testing.TB, dir, what, extra string) []byte {
+	t.Helper()
+	var b []byte
+	for _, name := range []string{initramfsFile, kernelFile} {
+		b = append(append(b, "070701 "...), bytes.Repeat([]byte(what+" "+name+"\n"), 20000)...)
+	}
+	b = append(b, extra...)
+	replace(t, filepath.Join(dir, ArchiveFile), b)
+	return b
+}
+
+// A machine whose words ask it to install itself gets the install archive behind its
+// initramfs, in one file; others do not. One that there is no archive for waits, and is told
+// what to type; one that is told of an archive gets that one, whatever replaces it.
+func TestInstallArchive(t *testing.T) {
+	words := []string{"runink.node=n7", "runink.install=path:/dev/sda", "runink.token=rt_1"}
+	h, dir := site(t, func(context.Context, Machine) (Answer, error) { return Answer{Node: "n7", Words: words}, nil })
+	ask := func() string { t.Helper(); return text(t, get(t, h, asked)) }
+	path := regexp.MustCompile(`(?m)^initrd http://10\.0\.0\.5:7465(/sha256/[0-9a-f]{64}/\S+) \|\| goto failed$`)
+	told := func(script string) string {
+		t.Helper()
+		all := path.FindAllStringSubmatch(script, -1)
+		if len(all) != 1 || !strings.Contains(script, " initrd="+filepath.Base(all[0][1])+" ") {
+			t.Fatalf("not one initrd, or the kernel does not hear of it:\n%s", script)
+		}
+		return all[0][1]
+	}
+	served := func(path string) []byte { t.Helper(); return []byte(text(t, get(t, h, path))) }
+	refused := func(name, want string) {
+		t.Helper()
+		script := ask()
+		if strings.Contains(script, "kernel http") || !strings.Contains(script, want) || !strings.Contains(script, "bin/runink-image archive -image ") || !strings.Contains(script, ":again\n") {
+			t.Errorf("%s: the machine is told\n%s", name, script)
+		}
+	}
+	refused("without an archive", "no such file")
+	archive(t, dir, "older", "")
+	refused("with another image's", "is of another image than the one in its folder")
+	first := archive(t, dir, "first", "")
+	initramfs, err := os.ReadFile(filepath.Join(dir, initramfsFile))
+	check(t, err)
+	one := told(ask())
+	got := served(one)
+	behind := len(initramfs)
+	for behind%4 != 0 {
+		behind++
+	}
+	if !bytes.HasPrefix(got, initramfs) || len(got) != behind+len(first) || !bytes.Equal(got[behind:], first) || len(bytes.Trim(got[len(initramfs):behind], "\x00")) != 0 {
+		t.Errorf("of %d bytes and %d, %d are served", len(initramfs), len(first), len(got))
+	}
+	if again := told(ask()); again != one {
+		t.Errorf("the same archive is %s, then %s", one, again)
+	}
+	archive(t, dir, "first", "and something new")
+	if two := told(ask()); two == one || len(served(two)) <= len(got) {
+		t.Errorf("a new archive is %s, the old one was %s", two, one)
+	}
+	if now := served(one); !bytes.Equal(now, got) {
+		t.Error("who was told of the older archive gets another one")
+	}
+	words = words[:1]
+	if plain := told(ask()); filepath.Base(plain) != initramfsFile || !bytes.Equal(served(plain), initramfs) {
+		t.Errorf("who does not install gets %s", plain)
+	}
+	h.more = []string{"runink.install=path:/dev/sdb"} // as --append has it, for all
+	if all := told(ask()); filepath.Base(all) != installFile {
+		t.Errorf("with the word for every machine, one gets %s", all)
+	}
+	build(t, dir, "second")
+	refused("with an archive of the image before", "is of another image than the one in its folder")
+}
+
 // FuzzHTTP: whatever is asked for, what is served under a digest has it, and scripts hold no
 // line that somebody else wrote.
 func FuzzHTTP(f *testing.F) {

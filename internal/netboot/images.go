@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
 )
 
 // Files of an image, as the image builder writes them.
@@ -21,6 +22,15 @@ const (
 	kernelFile    = "vmlinuz"
 	initramfsFile = "initramfs.cpio.zst"
 )
+
+// ArchiveFile is what a machine installs from, in the same folder, as `bin/runink-image archive`
+// writes it. The sums do not list it: it is known by the kernel and the initramfs in it.
+const ArchiveFile = "install.cpio"
+
+// installFile is the initramfs with the archive behind it. They are one file because firmware
+// and kernels do not agree on what lies between two: BIOS pads the first, the kernel's EFI stub
+// does not, and then does not find the second.
+const installFile = "initramfs-install"
 
 // Bounds on what is kept of images that were replaced.
 const (
@@ -38,6 +48,9 @@ type Blob struct {
 // Image is what a machine boots.
 type Image struct {
 	Kernel, Initramfs *Blob
+	// Install is what a machine that installs itself boots in Initramfs's place; nil: none has
+	// asked for it yet.
+	Install *Blob
 }
 
 // images serves a folder's image and those it had before. Safe for concurrent use.
@@ -56,6 +69,14 @@ type known struct {
 	Image
 	told time.Time // when a machine was last told of it, or read of it
 	uses int       // transfers under way
+
+	archive fileState // that Install was made from
+}
+
+// fileState tells a file from one that replaced it.
+type fileState struct {
+	size    int64
+	changed time.Time
 }
 
 // openImages reads the image of a folder.
@@ -110,8 +131,7 @@ func readImage(dir string) (Image, error) {
 		if err != nil {
 			return img, noImage(err)
 		}
-		sum := sha256.Sum256(data)
-		b := &Blob{Name: f.name, Digest: hex.EncodeToString(sum[:]), Data: data}
+		b := newBlob(f.name, data)
 		if want[f.name] != b.Digest {
 			return img, errs.E(errs.Corrupt, op, "%s has sha256 %s, and %s says %q", f.name, b.Digest, sumsFile, want[f.name]).
 				WithField("--image").WithHint("build the image again")
@@ -121,30 +141,83 @@ func readImage(dir string) (Image, error) {
 	return img, nil
 }
 
+func newBlob(name string, data []byte) *Blob {
+	sum := sha256.Sum256(data)
+	return &Blob{Name: name, Digest: hex.EncodeToString(sum[:]), Data: data}
+}
+
 // current returns the folder's image, a new one if it was built since. While the folder
 // holds none that is whole, the one before stays; that is logged, once for each change.
 func (i *images) current() Image {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	return i.look().Image
+}
+
+// installing is current for a machine that installs itself: with what it installs from. That
+// is read when it is first wanted, and again when it was replaced; a machine that began with
+// an older one ends with it.
+//
+// Errors: NotFound if the folder has no archive, Conflict if it is another image's.
+func (i *images) installing() (Image, error) {
+	const op = "read install archive"
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	k := i.look()
+	file := filepath.Join(i.dir, ArchiveFile)
+	hint := func(e *errs.Error) error {
+		return e.WithField(nodecfg.Prefix+"install").WithHint("on the boot host: bin/runink-image archive -image %s -out %s", i.dir, file)
+	}
+	info, err := os.Stat(file)
+	if err != nil {
+		return Image{}, hint(errs.E(errs.NotFound, op, "%w", err))
+	}
+	now := fileState{info.Size(), info.ModTime()}
+	if k.Install != nil && k.archive == now {
+		return k.Image, nil
+	}
+	archive, err := os.ReadFile(file)
+	if err != nil {
+		return Image{}, hint(errs.E(errs.NotFound, op, "%w", err))
+	}
+	// It is not compressed: what is in it stands there as it is.
+	if !bytes.Contains(archive, k.Kernel.Data) || !bytes.Contains(archive, k.Initramfs.Data) {
+		return Image{}, hint(errs.E(errs.Conflict, op, "%s is of another image than the one in its folder", file))
+	}
+	const align = 4 // of the header that begins an archive (Linux, early-userspace/buffer-format)
+	pad := make([]byte, -len(k.Initramfs.Data)&(align-1))
+	b := newBlob(installFile, slices.Concat(k.Initramfs.Data, pad, archive))
+	i.log.Info("an install archive", "with", k.Initramfs.Digest, "together", b.Digest)
+	if k.Install != nil {
+		// Who was told of the older one finishes with it.
+		k = &known{Image: k.Image, told: i.now()}
+		i.put(k)
+	}
+	k.Install, k.archive = b, now
+	return k.Image, nil
+}
+
+// look sees whether the folder holds another image, and returns the present one; i.mu is held.
+func (i *images) look() *known {
 	state, err := i.state()
 	if err == nil && state != i.seen {
 		var img Image
 		if img, err = readImage(i.dir); err == nil {
 			i.seen = state
-			i.add(img)
+			i.log.Info("another image", "kernel", img.Kernel.Digest, "initramfs", img.Initramfs.Digest)
+			i.put(&known{Image: img, told: i.now()})
 		}
 	}
 	if err != nil {
 		i.log.Warn("the image folder holds no whole image; the one before is served", "folder", i.dir, "err", err)
 	}
 	i.known[0].told = i.now()
-	return i.known[0].Image
+	return i.known[0]
 }
 
-// add puts an image first and forgets those that nobody uses.
-func (i *images) add(img Image) {
-	i.log.Info("another image", "kernel", img.Kernel.Digest, "initramfs", img.Initramfs.Digest)
-	i.known = slices.Insert(i.known, 0, &known{Image: img, told: i.now()})
+// put puts an image first and forgets those that nobody uses.
+func (i *images) put(first *known) {
+	i.known = slices.Insert(i.known, 0, first)
 	kept := i.known[:1]
 	for _, k := range i.known[1:] {
 		if k.uses > 0 || i.now().Sub(k.told) < keepFor && len(kept) < keepImages {
@@ -160,8 +233,8 @@ func (i *images) open(digest, name string) (r *bytes.Reader, done func(), ok boo
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, k := range i.known {
-		for _, b := range []*Blob{k.Kernel, k.Initramfs} {
-			if b.Digest == digest && b.Name == name {
+		for _, b := range []*Blob{k.Kernel, k.Initramfs, k.Install} {
+			if b != nil && b.Digest == digest && b.Name == name {
 				k.uses++
 				return bytes.NewReader(b.Data), func() {
 					i.mu.Lock()

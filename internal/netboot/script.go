@@ -3,9 +3,11 @@ package netboot
 import (
 	"fmt"
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
 )
 
 // Machine is what a machine says about itself when it asks for its script.
@@ -22,6 +24,11 @@ type Answer struct {
 	Node  string
 	// Say is what it shows on its screen, line by line: why it waits, or what it is.
 	Say []string
+}
+
+// installs reports whether words ask a machine to install itself.
+func installs(words []string) bool {
+	return slices.ContainsFunc(words, func(w string) bool { return strings.HasPrefix(w, nodecfg.Prefix+"install=") })
 }
 
 // consoleWords make kernel and PID 1 write to the screen and to the first serial line, and a
@@ -60,8 +67,12 @@ func waitScript(base string, m Machine, say ...string) string {
 // bootScript boots an image with a command line. A transfer that fails makes the machine ask
 // again, and so get another token: this one may have been seen.
 func bootScript(base string, m Machine, img Image, a Answer, more []string) (string, error) {
+	initrd := img.Initramfs
+	if img.Install != nil && (installs(a.Words) || installs(more)) {
+		initrd = img.Install
+	}
 	words := strings.Join(append(append([]string{consoleWords}, more...), a.Words...), " ")
-	cmdline := "initrd=" + img.Initramfs.Name + " " + words
+	cmdline := "initrd=" + initrd.Name + " " + words
 	if len(cmdline) > maxCommandLine {
 		return "", errs.E(errs.Invalid, "write script", "the kernel command line of node %s has %d bytes, and %d are possible", a.Node, len(cmdline), maxCommandLine)
 	}
@@ -74,7 +85,7 @@ func bootScript(base string, m Machine, img Image, a Answer, more []string) (str
 	}
 	out = append(out,
 		"kernel "+base+img.Kernel.path()+" "+cmdline+" || goto failed",
-		"initrd "+base+img.Initramfs.path()+" || goto failed",
+		"initrd "+base+initrd.path()+" || goto failed",
 		"boot || goto failed",
 		":failed", echo("this machine could not fetch its image. It asks again"))
 	return lines(out...) + askAgain(base, m), nil

@@ -21,8 +21,10 @@ const (
 
 	StateDir   = "/var/lib/runink"
 	HostConfig = StateDir + "/config.json" // Config of an ordinary host, which has no PID 1 to write it
-	NodeDir    = StateDir + "/node"        // key.pem, cert.pem (leaf first), ca.pem (roots), generation
-	CertFile   = NodeDir + "/cert.pem"
+	// HostJoinFile holds a HostJoin beside it.
+	HostJoinFile = StateDir + "/join.json"
+	NodeDir      = StateDir + "/node" // key.pem, cert.pem (leaf first), ca.pem (roots), generation
+	CertFile     = NodeDir + "/cert.pem"
 	// GenerationFile holds 32 hexadecimal digits, drawn when the state disk is made: the
 	// same node with a new disk is another replica.
 	GenerationFile = NodeDir + "/generation"

@@ -26,7 +26,7 @@ var elsewhere = map[string]string{
 	"make image":        "make test has it made",
 	"make metal":        "make test has it made",
 	"make dev":          "TestDevOnce, TestDevInterrupted",
-	"make iso":          "TestTypedMedia, and TestISO of tools/e2e/media, which types it with words",
+	"make iso":          "TestTypedMedia, and TestEditedMenu of tools/e2e/media, which types it with words",
 	"make disk":         "TestTypedMedia, and TestDisk of tools/e2e/media, which types it with words",
 	"make bench":        "TestBenchmarksPage",
 	"make bench-setup":  "TestBenchmarksPage",
@@ -64,11 +64,13 @@ var elsewhere = map[string]string{
 	"runink run --local":                             "TestRunLocal",
 	"runink run flights.dsl":                         "TestFlightsOnThreeNodes; here it runs without a cluster, see TestCommands",
 	// The first two are typed by machines' tests as they stand, the rest with their own names.
-	"runink apikey create --role netboot --name rack1":            "TestNetworkBoot of tools/e2e/netboot",
-	"runink netboot --listen 10.0.0.5 --image build/metal":        "TestNetworkBoot of tools/e2e/netboot",
-	"runink node machines":                                        "TestNetworkBoot of tools/e2e/netboot",
-	"runink node admit 52:54:00:12:34:56 --node n7 --role worker": "TestNetworkBoot of tools/e2e/netboot",
-	"runink node forget 52:54:00:12:34:56":                        "TestNetworkBoot of tools/e2e/netboot",
+	"runink apikey create --role netboot --name rack1":                 "TestNetworkBoot of tools/e2e/netboot",
+	"runink netboot --listen 10.0.0.5 --image build/metal":             "TestNetworkBoot of tools/e2e/netboot",
+	"runink node machines":                                             "TestNetworkBoot of tools/e2e/netboot",
+	"runink node admit 52:54:00:12:34:56 --node n7 --role worker":      "TestNetworkBoot of tools/e2e/netboot",
+	"runink node admit 52:54:00:12:34:56 --node n7 --install /dev/sda": "TestNetworkBoot of tools/e2e/netboot",
+	"runink node admit --install":                                      "TestMachineInstalls",
+	"runink node forget 52:54:00:12:34:56":                             "TestNetworkBoot of tools/e2e/netboot",
 }
 
 // typedAtServers are pages whose blocks of commands want a server or other programs, and who

@@ -76,7 +76,7 @@ func boot() (*harness.Cluster, error) {
 	defer cancel()
 	start := time.Now()
 	c, err := harness.New(ctx, harness.Config{
-		Dir: shared.dir, Bin: bin, Image: image, Nodes: 3, Spare: 1, Words: armed,
+		Dir: shared.dir, Bin: bin, Image: image, Nodes: 3, Spare: 2, Words: armed,
 		Progress: func(s string) { fmt.Printf("[%5.1f s] %s\n", time.Since(start).Seconds(), s) },
 	})
 	if err != nil {

@@ -18,7 +18,7 @@ import (
 
 const (
 	// fuzzTime is what each target gets, on one processor.
-	fuzzTime = 3 * time.Second
+	fuzzTime = 2 * time.Second
 	// fuzzPatience is how long after its time a target may still be busy: on a machine
 	// with other work, or with many inputs in its cache.
 	fuzzPatience = 2 * time.Minute

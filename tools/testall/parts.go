@@ -56,11 +56,11 @@ func permitted(uid int, chosen []string) error {
 
 // clusterPackages boot whole clusters; their tests carry the build tag cluster. Those of one
 // list run side by side, the lists one after the other: faults are injected, and leases
-// measured, on a machine that has nothing else to do, while machines on their way in mostly
-// wait for their firmware, which uses one processor.
+// measured, on a machine that has nothing else to do, while machines on their way in are
+// firmware and kernels that start, which use one processor. The longest comes first.
 var clusterPackages = [][]string{
 	{"./tools/e2e"},
-	{"./tools/e2e/media", "./tools/e2e/netboot", "./tools/e2e/systemd"},
+	{"./tools/e2e/media", "./tools/e2e/systemd", "./tools/e2e/netboot", "./tools/e2e/command"},
 }
 
 // modulePath is what the import paths of all modules begin with.

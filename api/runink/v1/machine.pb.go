@@ -35,6 +35,8 @@ type Machine struct {
 	FirstSeen     *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=first_seen,json=firstSeen,proto3" json:"first_seen,omitempty"` // of pending ones
 	LastSeen      *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=last_seen,json=lastSeen,proto3" json:"last_seen,omitempty"`    // of pending ones to five minutes
 	Admitted      *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=admitted,proto3" json:"admitted,omitempty"`                   // when; unset: pending
+	Install       string                 `protobuf:"bytes,11,opt,name=install,proto3" json:"install,omitempty"`                     // the disk that it installs itself on (runink.install); empty: none
+	Wipe          string                 `protobuf:"bytes,12,opt,name=wipe,proto3" json:"wipe,omitempty"`                           // what names that disk, if something may be on it (runink.wipe)
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -139,6 +141,20 @@ func (x *Machine) GetAdmitted() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Machine) GetInstall() string {
+	if x != nil {
+		return x.Install
+	}
+	return ""
+}
+
+func (x *Machine) GetWipe() string {
+	if x != nil {
+		return x.Wipe
+	}
+	return ""
+}
+
 type ListMachinesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -228,7 +244,12 @@ type AdmitMachineRequest struct {
 	Node string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`
 	// Tokens cross the boot network in clear, and one of a control node would hand out the
 	// cluster's keys: only workers boot from it.
-	Role          string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
+	Role string `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
+	// The disk that it installs itself on when it boots: path:/dev/NAME, serial:… or wwn:….
+	// Empty: it does not. A machine that is admitted as the same node is told so from then on.
+	Install string `protobuf:"bytes,5,opt,name=install,proto3" json:"install,omitempty"`
+	// What names that disk, if it is not empty and nothing on it is needed; else empty.
+	Wipe          string `protobuf:"bytes,6,opt,name=wipe,proto3" json:"wipe,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -287,6 +308,20 @@ func (x *AdmitMachineRequest) GetNode() string {
 func (x *AdmitMachineRequest) GetRole() string {
 	if x != nil {
 		return x.Role
+	}
+	return ""
+}
+
+func (x *AdmitMachineRequest) GetInstall() string {
+	if x != nil {
+		return x.Install
+	}
+	return ""
+}
+
+func (x *AdmitMachineRequest) GetWipe() string {
+	if x != nil {
+		return x.Wipe
 	}
 	return ""
 }
@@ -547,7 +582,7 @@ var File_runink_v1_machine_proto protoreflect.FileDescriptor
 
 const file_runink_v1_machine_proto_rawDesc = "" +
 	"\n" +
-	"\x17runink/v1/machine.proto\x12\trunink.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xc5\x02\n" +
+	"\x17runink/v1/machine.proto\x12\trunink.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\xf3\x02\n" +
 	"\aMachine\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x12\n" +
@@ -560,17 +595,21 @@ const file_runink_v1_machine_proto_rawDesc = "" +
 	"first_seen\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\tfirstSeen\x127\n" +
 	"\tlast_seen\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\blastSeen\x126\n" +
 	"\badmitted\x18\n" +
-	" \x01(\v2\x1a.google.protobuf.TimestampR\badmitted\"\x15\n" +
+	" \x01(\v2\x1a.google.protobuf.TimestampR\badmitted\x12\x18\n" +
+	"\ainstall\x18\v \x01(\tR\ainstall\x12\x12\n" +
+	"\x04wipe\x18\f \x01(\tR\x04wipe\"\x15\n" +
 	"\x13ListMachinesRequest\"F\n" +
 	"\x14ListMachinesResponse\x12.\n" +
-	"\bmachines\x18\x01 \x03(\v2\x12.runink.v1.MachineR\bmachines\"\xbc\x01\n" +
+	"\bmachines\x18\x01 \x03(\v2\x12.runink.v1.MachineR\bmachines\"\xfe\x01\n" +
 	"\x13AdmitMachineRequest\x12&\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\bR\trequestId\x12\x19\n" +
 	"\x02id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\f\x18$R\x02id\x12?\n" +
 	"\x04node\x18\x03 \x01(\tB+\xbaH(r&2$^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$R\x04node\x12!\n" +
 	"\x04role\x18\x04 \x01(\tB\r\xbaH\n" +
-	"r\bR\x06workerR\x04role\"Y\n" +
+	"r\bR\x06workerR\x04role\x12\"\n" +
+	"\ainstall\x18\x05 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\ainstall\x12\x1c\n" +
+	"\x04wipe\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x01R\x04wipe\"Y\n" +
 	"\x14ForgetMachineRequest\x12&\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\bR\trequestId\x12\x19\n" +

@@ -204,63 +204,32 @@ func remove(ctx context.Context, t *testing.T, c *harness.Cluster) {
 	}
 }
 
-// An ISO boots as a CD and as a disk, by BIOS and by UEFI. Each time a fresh token reaches
-// the node another way: in the menu, as the commands of docs/boot.md write it, or beside a
-// menu without words. What the image lacks for the machine it says.
+// An ISO boots as a CD and as a disk by UEFI; by BIOS it does in TestInstall and TestEditedMenu.
+// Each time a fresh token reaches the node another way, here beside a menu without words.
 func TestISO(t *testing.T) {
-	// medium returns the path of an ISO in dir, for a guest with the words; it may attach
-	// to the machine what else it needs.
-	type medium func(ctx context.Context, t *testing.T, dir string, words []string, cfg *qemu.MachineConfig) string
 	for _, tt := range []struct {
-		name     string
-		firmware qemu.Firmware
-		bus      qemu.Bus
-		medium   medium
-		says     []string
+		name   string
+		bus    qemu.Bus
+		beside func(ctx context.Context, t *testing.T, words []string, cfg *qemu.MachineConfig) // gives the machine its words
+		says   string
 	}{
 		{
-			"BIOS, CD, written by bin/runink-image", qemu.BIOS, qemu.CD,
-			func(ctx context.Context, t *testing.T, dir string, words []string, cfg *qemu.MachineConfig) string {
-				iso := filepath.Join(dir, "runink.iso")
-				typed(ctx, t, "bin/runink-image", append([]string{"iso", "-out", iso}, flags(words)...)...)
-				// A switch that the kernel has no driver for, and a card whose driver may want files.
-				cfg.Devices = []string{"rocker", "i82559c,romfile="}
-				return iso
-			},
-			[]string{
-				`^runink: WARN the image has no driver for the network card at 0000:\S+ \(pci:v00001B36d00000006`,
-				`^runink: WARN the image lacks firmware that the network card at 0000:\S+ \(pci:v00008086d00001229\S+ may not work without module=e100 files="e100/\S+, .*" what_to_do="if it does not work, use another one: `,
-			},
-		},
-		{
-			"BIOS, disk, written by make", qemu.BIOS, qemu.SATA,
-			func(ctx context.Context, t *testing.T, dir string, words []string, _ *qemu.MachineConfig) string {
-				iso := filepath.Join(dir, "runink.iso")
-				// The image is there, and stays what the other tests boot.
-				typed(ctx, t, "make", "-o", "metal", "iso", "WORDS=-out "+iso+" "+strings.Join(words, " "))
-				return iso
-			},
-			[]string{` from="kernel command line"$`},
-		},
-		{
-			"UEFI, CD, told by fw_cfg", qemu.UEFI, qemu.CD,
-			func(ctx context.Context, t *testing.T, _ string, words []string, cfg *qemu.MachineConfig) string {
+			"CD, told by fw_cfg", qemu.CD,
+			func(_ context.Context, _ *testing.T, words []string, cfg *qemu.MachineConfig) {
 				cfg.FwCfg = map[string]string{nodecfg.FwCfgName: strings.Join(words, "\n") + "\n"}
-				return blank(ctx, t)
 			},
-			[]string{` from="kernel command line, fw_cfg opt/org\.runink/config"$`},
+			` from="kernel command line, fw_cfg opt/org\.runink/config"$`,
 		},
 		{
-			"UEFI, USB stick, told by a config disk on another", qemu.UEFI, qemu.USB,
-			func(ctx context.Context, t *testing.T, dir string, words []string, cfg *qemu.MachineConfig) string {
-				disk := filepath.Join(dir, "cfg.img")
+			"USB stick, told by a config disk on another", qemu.USB,
+			func(ctx context.Context, t *testing.T, words []string, cfg *qemu.MachineConfig) {
+				disk := filepath.Join(t.TempDir(), "cfg.img")
 				typed(ctx, t, "bin/runink-image", append([]string{"config", "-out", disk}, words...)...)
 				cfg.Media = append(cfg.Media, qemu.Media{Bus: qemu.USB, Path: disk})
 				// How long a node waits for the disk goes by what it knows before.
 				cfg.SMBIOS = []string{fmt.Sprintf("runink.timescale=%g", cluster(t).Accel.TimeScale)}
-				return blank(ctx, t)
 			},
-			[]string{` from="kernel command line, SMBIOS, config disk /dev/sd[ab]"$`},
+			` from="kernel command line, SMBIOS, config disk /dev/sd[ab]"$`,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -268,12 +237,10 @@ func TestISO(t *testing.T) {
 			ctx := limit(t, c)
 			minted := words(ctx, t, c)
 			mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
-				cfg.Firmware, cfg.Media = tt.firmware, []qemu.Media{{Bus: tt.bus}}
-				cfg.Media[0].Path = tt.medium(ctx, t, t.TempDir(), minted, cfg)
+				cfg.Firmware, cfg.Media = qemu.UEFI, []qemu.Media{{Bus: tt.bus, Path: blank(ctx, t)}}
+				tt.beside(ctx, t, minted, cfg)
 			})
-			for _, line := range tt.says {
-				see(ctx, t, c, mark, line)
-			}
+			see(ctx, t, c, mark, tt.says)
 			ready(ctx, t, c, mark)
 			remove(ctx, t, c)
 		})
@@ -355,19 +322,21 @@ func stateIsClean(ctx context.Context, t *testing.T, disk string) {
 	}
 }
 
-// A machine that boots a CD with runink.install installs itself on its empty disk, and goes
-// on as a node with its state there. Without the CD it boots by the other firmware and is
-// the same node; no token is on the disk.
+// A machine that boots a CD by BIOS, with the words of `runink install` as bin/runink-image
+// wrote them into the menu, says what the image lacks for it, installs itself on its empty disk,
+// and goes on as a node with its state there. Without the CD it boots by UEFI and is the same
+// node; no token is on the disk.
 func TestInstall(t *testing.T) {
 	c := cluster(t)
 	ctx := limit(t, c)
 	dir := t.TempDir()
 	iso, disk := filepath.Join(dir, "runink.iso"), filepath.Join(dir, "disk.img")
-	line := words(ctx, t, c)
-	o := image.MediaOptions{Image: metal, Out: iso, Words: append(line, "runink.install=path:/dev/sda")}
-	if err := image.BuildISO(ctx, o); err != nil {
+	said, err := c.CLI.Run(ctx, "install", guest, "--disk", "/dev/sda", "-q")
+	if err != nil {
 		t.Fatal(err)
 	}
+	line := strings.Fields(said)
+	typed(ctx, t, "bin/runink-image", append([]string{"iso", "-out", iso}, flags(line)...)...)
 	f, err := os.Create(disk)
 	if err != nil {
 		t.Fatal(err)
@@ -376,15 +345,31 @@ func TestInstall(t *testing.T) {
 		t.Fatal(err)
 	}
 	cd, own := qemu.Media{Bus: qemu.CD, Path: iso}, qemu.Media{Bus: qemu.SATA, Path: disk}
-	mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) { cfg.Firmware, cfg.Media = qemu.BIOS, []qemu.Media{cd, own} })
+	mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
+		cfg.Firmware, cfg.Media = qemu.BIOS, []qemu.Media{cd, own}
+		// A switch that the kernel has no driver for, and a card whose driver may want files.
+		cfg.Devices = []string{"rocker", "i82559c,romfile="}
+	})
+	for _, lacks := range []string{
+		`^runink: WARN the image has no driver for the network card at 0000:\S+ \(pci:v00001B36d00000006`,
+		`^runink: WARN the image lacks firmware that the network card at 0000:\S+ \(pci:v00008086d00001229\S+ may not work without module=e100 files="e100/\S+, .*" what_to_do="if it does not work, use another one: `,
+	} {
+		see(ctx, t, c, mark, lacks)
+	}
 	see(ctx, t, c, mark, `^runink: installed: the machine boots from this disk without the medium disk=/dev/sda$`)
 	see(ctx, t, c, mark, `^runink: booted node=n2 role=worker state=/dev/sda3$`)
 	ready(ctx, t, c, mark)
 	key := nodeKey(ctx, t, c)
 	off(ctx, t, c)
 
-	if holds(t, disk, strings.TrimPrefix(line[len(line)-1], "runink.token=")) {
-		t.Error("the token is on the disk")
+	token := ""
+	for _, w := range line {
+		if v, ok := strings.CutPrefix(w, "runink.token="); ok {
+			token = v
+		}
+	}
+	if token == "" || holds(t, disk, token) {
+		t.Errorf("the token %q is on the disk", token)
 	}
 	if !holds(t, disk, "runink.node="+guest) {
 		t.Error("its other words are not to be found there")
@@ -450,31 +435,25 @@ func nodeKey(ctx context.Context, t *testing.T, c *harness.Cluster) string {
 	return n.Fingerprint
 }
 
-// A menu entry is edited on the serial line, and what is missing in it comes from SMBIOS.
+// An ISO that make wrote boots as a disk by BIOS. A word more is typed into its menu entry, on
+// the serial line.
 func TestEditedMenu(t *testing.T) {
 	c := cluster(t)
 	ctx := limit(t, c)
-	iso := blank(ctx, t)
-	var entered string
-	var rest []string
-	for _, w := range words(ctx, t, c) {
-		if strings.HasPrefix(w, "runink.role=") {
-			entered = w
-		} else {
-			rest = append(rest, w)
-		}
-	}
+	iso := filepath.Join(t.TempDir(), "runink.iso")
+	// The image is there, and stays what the other tests boot.
+	typed(ctx, t, "make", "-o", "metal", "iso", "WORDS=-out "+iso+" "+strings.Join(words(ctx, t, c), " "))
 	mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
-		cfg.Firmware, cfg.Media = qemu.BIOS, []qemu.Media{{Bus: qemu.CD, Path: iso}}
-		cfg.SMBIOS = rest
+		cfg.Firmware, cfg.Media = qemu.BIOS, []qemu.Media{{Bus: qemu.SATA, Path: iso}}
 	})
 	see(ctx, t, c, mark, `GNU GRUB`)
 	const down, end, boot = "\x0e", "\x05", "\x18" // Ctrl-N, Ctrl-E, Ctrl-X
 	// The first two lines of the editor are "setparams" and an empty one.
-	if err := c.Machine(guest).Type("e" + down + down + end + " " + entered + boot); err != nil {
+	if err := c.Machine(guest).Type("e" + down + down + end + " runink.state=none" + boot); err != nil {
 		t.Fatal(err)
 	}
-	see(ctx, t, c, mark, `^runink: node name=n2 cluster=demo role=worker .* from="kernel command line, SMBIOS"$`)
+	see(ctx, t, c, mark, `^runink: node name=n2 cluster=demo role=worker .* from="kernel command line"$`)
+	see(ctx, t, c, mark, `^runink: WARN state is in memory: .* why="?runink\.state=none"?$`)
 	ready(ctx, t, c, mark)
 	remove(ctx, t, c)
 }

@@ -6,8 +6,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -104,14 +106,46 @@ func serve(ctx context.Context, t *testing.T, c *harness.Cluster, img string) *h
 		its.Bin, "netboot", "--listen", hostAddress, "--image", img)
 }
 
-// on boots a machine from the network and nothing else, beside an empty disk.
-func on(ctx context.Context, t *testing.T, c *harness.Cluster, firmware qemu.Firmware) qemu.Mark {
+// folder makes the folder of an image to serve, as a boot host has it: what `make metal` wrote,
+// and the archive that machines install from.
+func folder(ctx context.Context, t *testing.T) string {
 	t.Helper()
+	dir := t.TempDir()
+	metal, err := filepath.Abs(filepath.Join(root, "build", "metal"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{image.VmlinuzFile, image.InitramfsFile, image.ManifestFile, image.SumsFile} {
+		if _, err := os.Stat(filepath.Join(metal, name)); err != nil {
+			t.Fatalf("%v: run `make metal` first", err)
+		}
+		if err := os.Symlink(filepath.Join(metal, name), filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.CommandContext(ctx, filepath.Join("bin", "runink-image"), "archive", "-image", dir, "-out", filepath.Join(dir, "install.cpio"))
+	cmd.Dir = root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	return dir
+}
+
+// on boots a machine: from the network, beside a disk that was empty once, or from that.
+func on(ctx context.Context, t *testing.T, c *harness.Cluster, firmware qemu.Firmware, network bool) qemu.Mark {
+	t.Helper()
+	disk := filepath.Join(filepath.Dir(c.CLI.Config), "own.img")
+	f, err := os.OpenFile(disk, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Truncate(1<<30), f.Close()); err != nil {
+		t.Fatal(err)
+	}
 	m := c.Machine(diskless)
 	if err := m.Configure(func(cfg *qemu.MachineConfig) {
-		cfg.Kernel, cfg.Initrd, cfg.Cmdline = "", "", ""
-		cfg.Firmware, cfg.NetBoot = firmware, true
-		cfg.Disks = []qemu.Disk{{Path: filepath.Join(filepath.Dir(c.CLI.Config), "empty.img"), Serial: "empty", Bytes: 64 << 20}}
+		cfg.Kernel, cfg.Initrd, cfg.Cmdline, cfg.Disks = "", "", "", nil
+		cfg.Firmware, cfg.NetBoot, cfg.Media = firmware, network, []qemu.Media{{Bus: qemu.SATA, Path: disk}}
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -161,24 +195,21 @@ func machines(ctx context.Context, t *testing.T, c *harness.Cluster) []machine {
 // A machine without anything on its disk boots from the network: by BIOS it waits until it is
 // admitted, becomes the node of its record, and after a shutdown boots as the same node by
 // UEFI, with another key and another token. A second machine with its token is refused on its
-// console and in the audit log, and the first one goes on.
+// console and in the audit log, and the first one goes on. At its second boot it is told to
+// install itself, and does: after another shutdown it boots from its disk, and has the same key.
 func TestNetworkBoot(t *testing.T) {
 	c := boot(t)
-	ctx, cancel := context.WithTimeout(t.Context(), c.Scaled(6*time.Minute))
+	ctx, cancel := context.WithTimeout(t.Context(), c.Scaled(8*time.Minute))
 	defer cancel()
 	var wire lockedBuffer
 	stop, err := c.Switch.Record(&wire)
 	if err != nil {
 		t.Fatal(err)
 	}
-	img, err := filepath.Abs(filepath.Join(root, "build", "image"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	serve(ctx, t, c, img)
+	serve(ctx, t, c, folder(ctx, t))
 
 	powered := time.Now()
-	mark := on(ctx, t, c, qemu.BIOS)
+	mark := on(ctx, t, c, qemu.BIOS, true)
 	mac := see(ctx, t, c, diskless, mark, `runink node admit ([0-9a-f:]{17}) `)[1]
 	t.Logf("BIOS: %.1f s from power-on to iPXE's script", time.Since(powered).Seconds())
 	if got := machines(ctx, t, c); len(got) != 1 || got[0].State != "pending" || got[0].MAC != mac || got[0].Firmware != "bios" {
@@ -197,15 +228,14 @@ func TestNetworkBoot(t *testing.T) {
 
 	t.Run("two machines with one token", func(t *testing.T) { oneToken(ctx, t, c, &wire) })
 
-	if err := c.Machine(diskless).PowerButton(ctx); err != nil {
-		t.Fatal(err)
-	}
-	if err := c.Machine(diskless).Wait(ctx); err != nil {
+	off(ctx, t, c)
+	if _, err := c.CLI.Run(ctx, "node", "admit", mac, "--node", node, "--install", "/dev/sda"); err != nil {
 		t.Fatal(err)
 	}
 	powered = time.Now()
-	mark = on(ctx, t, c, qemu.UEFI)
-	see(ctx, t, c, diskless, mark, `^runink: booted node=`+node+` role=worker state=`)
+	mark = on(ctx, t, c, qemu.UEFI, true)
+	see(ctx, t, c, diskless, mark, `^runink: installed: the machine boots from this disk without the medium disk=/dev/sda$`)
+	see(ctx, t, c, diskless, mark, `^runink: booted node=`+node+` role=worker state=/dev/sda3$`)
 	t.Logf("UEFI: %.1f s from power-on to PID 1", time.Since(powered).Seconds())
 	if err := c.AwaitReady(ctx, diskless, mark); err != nil {
 		t.Fatal(err)
@@ -218,6 +248,15 @@ func TestNetworkBoot(t *testing.T) {
 	if got := machines(ctx, t, c); len(got) != 1 || got[0].State != "admitted" || got[0].Node != node || got[0].Firmware != "uefi" {
 		t.Errorf("machines at the end: %+v", got)
 	}
+	off(ctx, t, c)
+	mark = on(ctx, t, c, qemu.UEFI, false)
+	see(ctx, t, c, diskless, mark, `^runink: booted node=`+node+` role=worker state=/dev/sda3$`)
+	if err := c.AwaitReady(ctx, diskless, mark); err != nil {
+		t.Fatal(err)
+	}
+	if installed := nodeNow(ctx, t, c); installed.Fingerprint != again.Fingerprint || installed.BootID == again.BootID {
+		t.Errorf("from its disk it is not the node that was installed: %+v, %+v", again, installed)
+	}
 	if _, err := c.CLI.Run(ctx, "node", "forget", mac); err != nil {
 		t.Error(err)
 	}
@@ -229,6 +268,17 @@ func TestNetworkBoot(t *testing.T) {
 	}
 	if got := tokens(&wire); len(got) < 2 {
 		t.Errorf("%d tokens crossed the network, want one a boot at least", len(got))
+	}
+}
+
+// off ends the machine in order.
+func off(ctx context.Context, t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	if err := c.Machine(diskless).PowerButton(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Machine(diskless).Wait(ctx); err != nil {
+		t.Fatal(err)
 	}
 }
 

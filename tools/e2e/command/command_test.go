@@ -1,6 +1,6 @@
 //go:build cluster
 
-package e2e
+package command
 
 import (
 	"bufio"
@@ -19,6 +19,9 @@ import (
 
 	"github.com/runink/runink/tools/operator"
 )
+
+// root is the repository.
+var root = filepath.Join("..", "..", "..")
 
 // demonstration is one `make qemu-cluster`, of one node, in a folder of its own.
 type demonstration struct {
