@@ -8,7 +8,8 @@ import (
 )
 
 // form writes a part to bytes or reads it from them: one walk over the fields serves both, so
-// the two cannot differ. It is not JSON, because a process that reads one plan and ends pays
+// the two cannot differ. While it writes it changes nothing in the plan, which others may be
+// reading. It is not JSON, because a process that reads one plan and ends pays
 // for all that encoding/json finds out about its types: measured, twice what the rest of
 // reading a small plan costs. Integers are varints, strings and lists start with their length.
 type form struct {
@@ -38,15 +39,26 @@ func (f *form) uint(v uint64) uint64 {
 	return 0
 }
 
-func (f *form) int64(v *int64) { *v = int64(f.uint(uint64(*v))) }
-func (f *form) int(v *int)     { *v = int(f.uint(uint64(*v))) }
+func (f *form) int64(v *int64) {
+	if n := f.uint(uint64(*v)); f.reading {
+		*v = int64(n)
+	}
+}
+
+func (f *form) int(v *int) {
+	if n := f.uint(uint64(*v)); f.reading {
+		*v = int(n)
+	}
+}
 
 func (f *form) bool(v *bool) {
 	n := uint64(0)
 	if *v {
 		n = 1
 	}
-	*v = f.uint(n) == 1
+	if n = f.uint(n); f.reading {
+		*v = n == 1
+	}
 }
 
 // length is that of a string or list; no element takes less than one byte.
@@ -71,7 +83,9 @@ func (f *form) str(s *string) {
 func formText[T ~string](f *form, v *T) {
 	s := string(*v)
 	f.str(&s)
-	*v = T(s)
+	if f.reading {
+		*v = T(s)
+	}
 }
 
 func formList[T any](f *form, l *[]T, one func(*form, *T)) {
