@@ -24,7 +24,7 @@
 //
 // Propose encodes the command and gives it to Raft; the log (raft-wal, one fsync an append)
 // stores it on a majority; every replica applies it to its map and the leader answers. The
-// tables (one bbolt file) are written about every 100 ms with many entries at once,
+// tables (one bbolt file) are written about every 500 ms with many entries at once,
 // together with the index of the last one. A crash loses the unwritten tail of the tables
 // and nothing else: at start the map is read from the tables and Raft replays the rest of
 // the log, of which entries at or below the tables' index are skipped. For that to work

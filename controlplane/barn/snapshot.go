@@ -11,7 +11,6 @@ import (
 	"io"
 
 	"github.com/hashicorp/raft"
-	"github.com/tidwall/btree"
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/fault"
@@ -88,7 +87,7 @@ func parseSnapshot(r *bufio.Reader) (*state, error) {
 	if _, err := io.ReadFull(r, num[:]); err != nil { // not summed
 		return nil, cutShort(err)
 	}
-	s := &state{kv: &btree.Map[string, Value]{}, index: binary.BigEndian.Uint64(num[:])}
+	s := &state{kv: newMap(), index: binary.BigEndian.Uint64(num[:])}
 	last := ""
 	for {
 		n, err := binary.ReadUvarint(sr)

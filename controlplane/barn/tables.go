@@ -96,7 +96,7 @@ func (t *tables) update(fn func(tx *bbolt.Tx) error) error {
 // load reads everything into a new map.
 // It is called before anybody writes.
 func (t *tables) load() (kv *btree.Map[string, Value], applied uint64, err error) {
-	kv = &btree.Map[string, Value]{}
+	kv = newMap()
 	err = t.db.View(func(tx *bbolt.Tx) error {
 		if b := tx.Bucket(bucketMeta).Get(keyApplied); len(b) == 8 {
 			applied = binary.BigEndian.Uint64(b)
