@@ -227,6 +227,7 @@ func (a *Agent) recover(ctx context.Context) error {
 			if kerr := a.cfg.Keeper.Kill(ctx, id, "record damaged"); kerr != nil && !errors.Is(kerr, errs.NotFound) {
 				return kerr
 			}
+			t.saved, t.savedTo = record{}, 0 // it is written anew
 			t.rec = record{Exit: &keeper.Exit{Reason: keeper.ReasonFailed, Code: -1, Detail: "record damaged: " + err.Error(), Ended: time.Now()}}
 		} else if err != nil {
 			return err

@@ -298,7 +298,8 @@ func (t *attempt) serveChannel(ctx context.Context, f *os.File) error {
 }
 
 // handle makes one message survive the agent. Messages are totals, so a repeated one
-// changes nothing.
+// changes nothing. The first Done or Fail is a slice's last word: one that says more of them,
+// whatever it is, must not fill the node's disk with records of them.
 func (t *attempt) handle(up *slicechan.Up) error {
 	switch {
 	case up.Progress != nil:
@@ -307,12 +308,21 @@ func (t *attempt) handle(up *slicechan.Up) error {
 		t.mu.Unlock()
 		t.report("running", "")
 		return nil
-	case up.Done != nil:
-		return t.update(func(r *record) { r.Done = up.Done })
-	case up.Fail != nil:
-		return t.update(func(r *record) { r.Fail = up.Fail })
+	case up.Done == nil && up.Fail == nil:
+		return nil
 	}
-	return nil
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.rec.Done != nil || t.rec.Fail != nil {
+		return nil
+	}
+	before := t.rec
+	t.rec.Done, t.rec.Fail = up.Done, up.Fail
+	err := t.save()
+	if err != nil {
+		t.rec = before // not handled: it is repeated
+	}
+	return err
 }
 
 // drop tells the attempt that the leader no longer wants it: preparation and upload stop,

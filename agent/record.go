@@ -99,7 +99,13 @@ func (t *attempt) save() error {
 		return err
 	}
 	b = append(b, '\n')
-	if _, err = f.WriteAt(b, t.savedTo); err != nil {
+	if t.savedTo == 0 {
+		err = f.Truncate(0) // of a record that could not be read, or of a try to adopt the attempt
+	}
+	if err == nil {
+		_, err = f.WriteAt(b, t.savedTo)
+	}
+	if err != nil {
 		err = errors.Join(err, f.Truncate(t.savedTo)) // half a line, of a full disk say
 	}
 	if err = errors.Join(err, f.Close()); err != nil {

@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,6 +79,54 @@ func TestRecordSurvivesItsAgent(t *testing.T) {
 		if err := os.WriteFile(path, after, 0o600); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// A record that is begun again leaves nothing of the one before.
+func TestRecordBeginsAgain(t *testing.T) {
+	dir := t.TempDir()
+	for _, herd := range []string{"a-long-name-of-a-herd", "h"} {
+		a := &attempt{dir: dir}
+		if err := a.update(func(r *record) { r.Assignment = []byte(`{"herd":"` + herd + `"}`) }); err != nil {
+			t.Fatal(err)
+		}
+		next := &attempt{dir: dir}
+		if err := next.load(); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(a.rec, next.rec); d != "" {
+			t.Error(d)
+		}
+	}
+}
+
+// A slice says its last word once. Whatever else it sends takes no room on the node's disk.
+func TestLastWordIsTheFirst(t *testing.T) {
+	a := &attempt{dir: t.TempDir()}
+	want := &slicechan.Fail{Message: "first"}
+	var size int64
+	for i := range 100 {
+		up := &slicechan.Up{Seq: uint64(i), Fail: want}
+		if i > 0 {
+			up.Fail = &slicechan.Fail{Message: strings.Repeat("x", i)}
+		}
+		if i%2 == 1 {
+			up = &slicechan.Up{Seq: uint64(i), Done: &slicechan.Done{}}
+		}
+		if err := a.handle(up); err != nil {
+			t.Fatal(err)
+		}
+		st, err := os.Stat(filepath.Join(a.dir, recordFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if i > 0 && st.Size() != size {
+			t.Fatalf("message %d: the record has %d bytes, was %d", i, st.Size(), size)
+		}
+		size = st.Size()
+	}
+	if a.rec.Fail != want || a.rec.Done != nil {
+		t.Errorf("the record says %+v, %+v", a.rec.Fail, a.rec.Done)
 	}
 }
 

@@ -35,6 +35,9 @@ func listDisks(sysBlock string) ([]disk, error) {
 			continue
 		}
 		dir := filepath.Join(sysBlock, name)
+		if firstFile(filepath.Join(dir, "hidden")) == "1" {
+			continue // one of several paths to an NVMe drive, which is listed by itself
+		}
 		list = append(list, disk{
 			name:   name,
 			serial: firstFile(filepath.Join(dir, "serial"), filepath.Join(dir, "device/serial"), filepath.Join(dir, "device/vpd_pg80")),

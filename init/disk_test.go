@@ -260,6 +260,7 @@ func TestPickDisk(t *testing.T) {
 		"sda/device/wwid":      "naa.5000C500A1B2C3D4\n",
 		"nvme0n1/wwid":         "eui.0025385b71b0d8c4",
 		"nvme0n1/device/model": "x",
+		"nvme0c0n1/hidden":     "1\n", // a path to nvme0n1, without a file in /dev
 		"loop0/serial":         "runink-state",
 		"sr0/serial":           "runink-state",
 	})

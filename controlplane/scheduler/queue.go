@@ -171,9 +171,10 @@ func (q *Queue) reopen() (nodes []string) {
 }
 
 // only is where a group can go that is asked for because of what was released on nodes: there,
-// if it has one slice. Of several, some may go where they always could; then it is nil.
+// if it has one slice. Of several, some may go where they always could; then it is nil, and
+// for so many nodes that a search would look at the least loaded of them first.
 func (l *line) only(g *Group, nodes []string) []string {
-	if l.near && len(g.Slices) == 1 {
+	if l.near && len(g.Slices) == 1 && len(nodes) <= narrow {
 		return nodes
 	}
 	return nil

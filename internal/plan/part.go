@@ -138,7 +138,10 @@ const partsMagic = "runink parts 1\n"
 // Bounds of what is read, in bytes.
 const (
 	maxIndex = 16 << 20
-	maxParts = 1 << 30
+	// What parts have in common stands in each, so a plan's may be far larger than it. Slices
+	// beyond this bound run from the whole plan.
+	maxWritten = 64 << 20
+	maxParts   = 1 << 30
 )
 
 // PartsFile is the name of that file, beside plan.json where a bundle is unpacked.
@@ -155,6 +158,9 @@ func (p *Plan) Parts() []byte {
 		}
 		f := &form{}
 		f.plan(c)
+		if parts.Len()+len(f.out) > maxWritten {
+			break
+		}
 		for _, s := range c.Slices {
 			fmt.Fprintf(&index, "%s %d %d\n", s.Name, parts.Len(), len(f.out))
 		}

@@ -22,7 +22,10 @@ import (
 // the page tables, and then each page that the keeper writes to, was a third of the keeper's
 // processor time. It has a stack of its own, and the kernel does not choose a process in that
 // state when it kills for want of memory, which would kill the keeper along (in_vfork in
-// mm/oom_kill.c).
+// mm/oom_kill.c); what is left is the moment within exec and exit in which the kernel has
+// already woken the keeper's thread and not yet taken the memory away. The child's first change
+// of user makes that memory undumpable, the keeper's for good: no other process of that user
+// can trace it.
 type program struct {
 	calls   []call
 	section string
@@ -203,6 +206,8 @@ func (p *program) fork() syscall.Errno {
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.signals.all)), uintptr(unsafe.Pointer(&p.signals.before)), signalBytes, 0, 0)
 	e := vfork(unsafe.Pointer(&p.clone), unsafe.Sizeof(p.clone), p)
 	syscall.RawSyscall6(unix.SYS_RT_SIGPROCMASK, unix.SIG_SETMASK, uintptr(unsafe.Pointer(&p.signals.before)), 0, signalBytes, 0, 0)
+	// First for all who have it: another child may not have closed its copy yet.
+	syscall.RawSyscall6(unix.SYS_SHUTDOWN, p.theirs, unix.SHUT_RDWR, 0, 0, 0, 0)
 	syscall.RawSyscall6(unix.SYS_CLOSE, p.theirs, 0, 0, 0, 0, 0)
 	exitSyscall()
 	return syscall.Errno(e)

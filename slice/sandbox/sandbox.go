@@ -68,10 +68,12 @@ type Spec struct {
 
 // Launcher starts sandboxes, side by side. Each is cloned on one of its threads, whose network
 // namespace it inherits and with which it dies (PR_SET_PDEATHSIG is about threads), so threads
-// are kept: there are as many as sandboxes were ever being set up at one time.
+// are kept: there are as many as sandboxes were ever being set up at one time, at most
+// maxThreads. Whoever comes then waits for one.
 type Launcher struct {
 	filter  []unix.SockFilter
 	jobs    chan func(stack []byte)
+	busy    chan struct{}
 	threads sync.WaitGroup
 }
 
@@ -81,11 +83,16 @@ func NewLauncher() (*Launcher, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Launcher{filter: filter, jobs: make(chan func([]byte))}, nil
+	return &Launcher{filter: filter, jobs: make(chan func([]byte)), busy: make(chan struct{}, maxThreads)}, nil
 }
 
 // do has one of the threads do a job, a new one if all are busy.
-func (l *Launcher) do(job func(stack []byte)) error {
+func (l *Launcher) do(work func(stack []byte)) error {
+	l.busy <- struct{}{}
+	job := func(stack []byte) {
+		work(stack)
+		<-l.busy
+	}
 	select {
 	case l.jobs <- job:
 		return nil
@@ -94,9 +101,11 @@ func (l *Launcher) do(job func(stack []byte)) error {
 	// Not from Go's heap: it is not collected, and has a page below it that nobody may touch.
 	stack, err := unix.Mmap(-1, 0, guardBytes+stackBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
+		<-l.busy
 		return os.NewSyscallError("mmap", err)
 	}
 	if err := unix.Mprotect(stack[:guardBytes], unix.PROT_NONE); err != nil {
+		<-l.busy
 		return errors.Join(os.NewSyscallError("mprotect", err), unix.Munmap(stack))
 	}
 	l.threads.Go(func() {
@@ -111,6 +120,10 @@ func (l *Launcher) do(job func(stack []byte)) error {
 	})
 	return nil
 }
+
+// maxThreads is far above what a machine sets up at once with any gain. A thread that cannot be
+// made ends a Go program, and with the keeper all slices.
+const maxThreads = 64
 
 const (
 	guardBytes = 4 << 10
