@@ -47,8 +47,8 @@ then on each of its boots gets a fresh token for that node.
 
 With --install DISK the machine installs itself on that disk (/dev/sda, serial:… or wwn:…) at
 its next boot from the network, as docs/boot.md says of runink.install: the disk has to be
-empty, or named by --wipe. One that is installed leaves its disk as it is. Admit it again, as
-the same node, to change that or, without --install, to have it install nothing.`,
+empty, or named by --wipe. One that is installed from this image leaves its disk as it is. Admit
+it again, as the same node, to change that or, without --install, to have it install nothing.`,
 		Example: `  runink node admit 52:54:00:12:34:56 --node n7 --role worker
   runink node admit 52:54:00:12:34:56 --node n7 --install /dev/sda
   runink node admit 4c4c4544-0042-3510-8052-b4c04f4d4b32 --node n8`,
