@@ -179,6 +179,26 @@ func TestPartOfMany(t *testing.T) {
 	}
 }
 
+// What parts have in common makes them larger than the plan, to a bound: slices beyond it have
+// none, and run from the whole plan.
+func TestPartsAreBounded(t *testing.T) {
+	p := &Plan{Version: Version, Name: "p", Params: []Param{{Name: "long", Type: "string", Default: strings.Repeat("x", maxWritten/4)}}}
+	for i := range 6 {
+		name := fmt.Sprintf("s%d", i)
+		p.Slices = append(p.Slices, Slice{Name: name, Region: i})
+		p.Regions = append(p.Regions, Region{ID: i, Slices: []string{name}})
+	}
+	file := p.Parts()
+	if len(file) > maxWritten+1<<10 {
+		t.Fatalf("%d bytes, of at most %d", len(file), maxWritten)
+	}
+	for i, s := range p.Slices {
+		if got, err := findPart(bytes.NewReader(file), s.Name); err != nil || (got != nil) != (i < 3) {
+			t.Errorf("slice %s: %d bytes, %v", s.Name, len(got), err)
+		}
+	}
+}
+
 func TestDamagedParts(t *testing.T) {
 	file := string(twoRegions().Parts())
 	for _, c := range []struct{ name, file, want string }{

@@ -202,6 +202,72 @@ func TestSetUpSideBySide(t *testing.T) {
 	}
 }
 
+// So many are set up at once and no more: the next waits until one of them is executed or given
+// up, and is set up then.
+func TestSetUpAtOnceIsBounded(t *testing.T) {
+	b := newBox(t)
+	outR, outW, errR, errW := pipes(t)
+	defer outR.Close()
+	defer errR.Close()
+	type started struct {
+		p   *Process
+		err error
+	}
+	all := make(chan started)
+	start := func(i int) {
+		s := b.spec("exit", "0")
+		s.Stdout, s.Stderr, s.ID = outW, errW, testID+IDs*i
+		p, err := b.l.Start(s)
+		all <- started{p, err}
+	}
+	const more = 3
+	for i := range maxThreads + more {
+		go start(i) // each ends with its word to all
+	}
+	end := func(p *Process) {
+		defer unix.Close(p.PidFD)
+		var st unix.WaitStatus
+		if _, err := unix.Wait4(p.PID, &st, 0, nil); err != nil {
+			t.Error(err)
+		}
+	}
+	var waiting []*Process
+	take := func() {
+		s := <-all
+		if s.err != nil {
+			t.Fatal(s.err)
+		}
+		waiting = append(waiting, s.p)
+	}
+	for range maxThreads {
+		take()
+	}
+	select {
+	case <-all:
+		t.Fatalf("more than %d are set up at once", maxThreads)
+	default:
+	}
+	if n := len(b.l.busy); n != maxThreads {
+		t.Errorf("%d threads are busy, want %d", n, maxThreads)
+	}
+	for i := range more { // each that ends makes room for one more
+		if i == 0 {
+			waiting[0].Abandon()
+		} else if err := waiting[0].Release(30 * time.Second); err != nil {
+			t.Error(err)
+		}
+		end(waiting[0])
+		waiting = waiting[1:]
+		take()
+	}
+	outW.Close()
+	errW.Close()
+	for _, p := range waiting {
+		p.Abandon()
+		end(p)
+	}
+}
+
 // garbage allocates and grows its stack.
 func garbage(depth int) *[64]byte {
 	var here [512]byte
