@@ -17,10 +17,9 @@ import (
 	"github.com/runink/runink/slice/keeper"
 )
 
-// coalesce is the least time between two reports, in which statuses gather (decisions.md: one
-// Raft entry per agent per 50 ms). The end of a slice is not held back after a while without
-// reports: a run that is alone on a node would wait for nobody. What it does before its end is,
-// for that is news for spectators only; sent at once, it made the end wait for the next report.
+// coalesce is how long what a slice does before its end waits for more news, for it is news for
+// spectators only. An end waits for nothing but the acknowledgement of the report before, which
+// the leader gives no sooner than it wants the next: it frees a place for what waits.
 const coalesce = 50 * time.Millisecond
 
 // openWithin is how long a node waits to be welcomed, before TimeScale. It is longer than a
@@ -66,7 +65,11 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 	if err != nil {
 		return err
 	}
-	s := &session{a: a, stream: stream, notEnforced: hello.NotEnforced, desired: make(chan *apiv1.DesiredState, 1), dead: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{}}
+	s := &session{
+		a: a, stream: stream, notEnforced: hello.NotEnforced,
+		desired: make(chan *apiv1.DesiredState, 1), dead: make(chan *apiv1.DesiredState, 1),
+		recorded: make(chan uint64, 1), logs: map[string]context.CancelFunc{},
+	}
 	if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Hello{Hello: hello}}); err != nil {
 		if errors.Is(err, io.EOF) { // the stream is over, and this is why
 			_, err = stream.Recv()
@@ -122,11 +125,6 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 		a.cfg.Stuck("a part of the session does not end: " + context.Cause(ctx).Error())
 		<-ended
 	}
-	s.mu.Lock()
-	for _, sent := range s.inFlight {
-		a.reporter.lost(sent)
-	}
-	s.mu.Unlock()
 	return context.Cause(ctx)
 }
 
@@ -139,17 +137,14 @@ type session struct {
 	notEnforced []string
 	desired     chan *apiv1.DesiredState // capacity 1, newest wins: each is whole
 	dead        chan *apiv1.DesiredState // the same, for what it acknowledges
+	recorded    chan uint64              // the same: the newest report that is
 
-	mu       sync.Mutex
-	inFlight []reportSet // in order of sequence
-	seq      uint64
-	ready    bool
-	acked    time.Duration                 // boot time of the last acknowledgement
-	logs     map[string]context.CancelFunc // log requests being served
-	logWG    sync.WaitGroup
+	mu    sync.Mutex
+	ready bool
+	acked time.Duration                 // boot time of the last acknowledgement
+	logs  map[string]context.CancelFunc // log requests being served
+	logWG sync.WaitGroup
 }
-
-type reportSet = map[string]*apiv1.SliceStatus
 
 func (s *session) send(m *apiv1.AgentMessage) error {
 	s.sendMu.Lock()
@@ -231,49 +226,52 @@ func (a *Agent) notEnforced(caps *keeper.Capabilities) []string {
 	return slices.Concat(caps.NotEnforced, a.cfg.Network.NotEnforced(), a.cfg.NotEnforced())
 }
 
-// reports sends statuses, coalesced.
+// reports sends statuses, one report at a time: what changes before it is recorded is in the next.
 func (s *session) reports(ctx context.Context) error {
-	var last time.Time
-	for {
-		select {
-		case <-s.a.reporter.wake:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
-		if err := s.gather(ctx, last); err != nil {
+	for seq := uint64(1); ; seq++ {
+		if err := s.gather(ctx); err != nil {
 			return err
 		}
-		last = time.Now()
 		set := s.a.reporter.take()
 		if len(set) == 0 {
 			continue
 		}
-		s.mu.Lock()
-		s.inFlight = append(s.inFlight, set)
-		s.seq++
-		rep := &apiv1.StatusReport{Seq: s.seq}
-		s.mu.Unlock()
+		rep := &apiv1.StatusReport{Seq: seq}
 		for _, st := range set {
 			rep.Slices = append(rep.Slices, st)
 		}
-		if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Status{Status: rep}}); err != nil {
+		err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Status{Status: rep}})
+		for done := uint64(0); err == nil && done < seq; {
+			select {
+			case done = <-s.recorded:
+			case <-ctx.Done():
+				err = ctx.Err()
+			}
+		}
+		if err != nil {
+			s.a.reporter.lost(set) // perhaps: the next session repeats it
 			return err
 		}
 	}
 }
 
-// gather waits while statuses may gather for the report after the one at last.
-func (s *session) gather(ctx context.Context, last time.Time) error {
+// gather returns when there is something to send that should not wait for more.
+func (s *session) gather(ctx context.Context) error {
+	select {
+	case <-s.a.reporter.wake:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 	t := time.NewTimer(coalesce)
 	defer t.Stop()
 	select {
 	case <-s.a.reporter.ended:
+		return nil
 	case <-t.C:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	return sleep(ctx, coalesce-time.Since(last))
 }
 
 // reconcile carries out what the leader wants. It has a goroutine of its own, so that a slow
@@ -329,7 +327,11 @@ func (s *session) receive(ctx context.Context) error {
 		case *apiv1.ControllerMessage_HeartbeatAck:
 			err = s.renew(ctx, m.HeartbeatAck)
 		case *apiv1.ControllerMessage_StatusAck:
-			s.acknowledged(m.StatusAck.Seq)
+			select {
+			case <-s.recorded: // an older one
+			default:
+			}
+			s.recorded <- m.StatusAck.Seq
 		case *apiv1.ControllerMessage_Desired:
 			select {
 			case <-s.desired: // an older one nobody has looked at yet
@@ -364,18 +366,6 @@ func (s *session) renew(ctx context.Context, ack *apiv1.HeartbeatAck) error {
 		s.a.cfg.OnState("ready", "session held, keeper answering, policy loaded, heartbeat acknowledged")
 	}
 	return nil
-}
-
-// acknowledged forgets the reports up to seq: they are committed.
-func (s *session) acknowledged(seq uint64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	oldest := s.seq - uint64(len(s.inFlight)) + 1
-	if seq < oldest {
-		return
-	}
-	n := min(seq-oldest+1, uint64(len(s.inFlight)))
-	s.inFlight = s.inFlight[n:]
 }
 
 // hello describes the node and all it still knows.

@@ -23,8 +23,14 @@ type AgentStream interface {
 	Send(*apiv1.ControllerMessage) error
 }
 
-// statusEvery coalesces reports: at most one entry per agent in this time.
-const statusEvery = 50 * time.Millisecond
+// One agent's reports become at most one entry per pace, in which more of them gather. With few
+// nodes that is short: the sooner an end is recorded, the sooner its place is taken again. With
+// many it grows, so that the entries of all together stay below one in perNode.
+const (
+	shortestPace = 10 * time.Millisecond
+	longestPace  = 50 * time.Millisecond
+	perNode      = time.Millisecond
+)
 
 // slicesPerEntry and bytesPerEntry bound one report's entry, well below barn.MaxEntry. What
 // one slice says is bounded by its channel (slicechan.MaxPacket), so one always fits.
@@ -280,8 +286,8 @@ func (s *session) addReport(r *apiv1.StatusReport) {
 	signal(s.report)
 }
 
-// flush records reports, one entry (or a few, if it is large) per statusEvery, and
-// acknowledges what is recorded.
+// flush records reports, one entry (or a few, if it is large) per pace, and acknowledges what is
+// recorded when the next may come: an agent sends no other report before that.
 func (s *session) flush(ctx context.Context) error {
 	for {
 		select {
@@ -300,7 +306,6 @@ func (s *session) flush(ctx context.Context) error {
 			return err // the agent opens a new session and reports all of it again
 		}
 		s.mu.Lock()
-		s.outbox.status = seq
 		for k, st := range all {
 			if st.Phase == SliceExited && !s.recorded[k] {
 				s.acked = append(s.acked, k)
@@ -313,10 +318,14 @@ func (s *session) flush(ctx context.Context) error {
 		s.mu.Unlock()
 		s.kick()
 		select {
-		case <-s.t.m.cfg.Clock.After(statusEvery):
+		case <-s.t.m.cfg.Clock.After(s.t.pace()):
 		case <-ctx.Done():
 			return nil
 		}
+		s.mu.Lock()
+		s.outbox.status = seq
+		s.mu.Unlock()
+		s.kick()
 	}
 }
 
@@ -480,6 +489,13 @@ func (t *term) detach(s *session) {
 		delete(t.sessions, s.node)
 	}
 	t.logs.lost(s.node)
+}
+
+// pace is the least time between two entries of one agent's reports, by how many agents there are.
+func (t *term) pace() time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return min(max(shortestPace, time.Duration(len(t.sessions))*perNode), longestPace)
 }
 
 func (t *term) session(node string) *session {
