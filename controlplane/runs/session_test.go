@@ -3,6 +3,7 @@ package runs
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -243,5 +244,62 @@ func TestSessionOfAKeyThatWasReplaced(t *testing.T) {
 	}
 	if ns, ok, err := load[NodeState](v, nodePrefix+"a"); err != nil || ok && ns.Boot == "b1" {
 		t.Errorf("it is recorded: %+v, %v", ns, err)
+	}
+}
+
+// askedClock tells how long is waited, and lets it end.
+type askedClock struct {
+	realClock
+	asked chan time.Duration
+	over  chan time.Time
+}
+
+func (c askedClock) After(d time.Duration) <-chan time.Time {
+	c.asked <- d
+	return c.over
+}
+
+// The agent sends its next report when the last is acknowledged: not before the leader wants
+// another entry of it, which is the later the more agents there are.
+func TestAcknowledgementsAreThePace(t *testing.T) {
+	clock := askedClock{asked: make(chan time.Duration), over: make(chan time.Time)}
+	mgr := New(Config{Barn: newMachine(t).b, Directory: testDirectory(), Clock: clock})
+	tm := &term{m: mgr, ctx: t.Context(), sessions: map[string]*session{}}
+	s := &session{t: tm, out: make(chan struct{}, 1), report: make(chan struct{}, 1), pending: map[attemptKey]*apiv1.SliceStatus{}}
+	acked := func() uint64 {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.outbox.status
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	over := make(chan error, 1)
+	go func() { over <- s.flush(ctx) }()
+	for i, c := range []struct {
+		nodes int
+		pace  time.Duration
+	}{{1, shortestPace}, {10, shortestPace}, {30, 30 * time.Millisecond}, {1000, longestPace}} {
+		seq := uint64(i + 1)
+		for n := range c.nodes {
+			tm.mu.Lock()
+			tm.sessions[fmt.Sprint(n)] = s
+			tm.mu.Unlock()
+		}
+		s.addReport(&apiv1.StatusReport{Seq: seq})
+		if d := within(t, "the pace is asked for", clock.asked); d != c.pace {
+			t.Errorf("%d nodes: a pace of %v, want %v", c.nodes, d, c.pace)
+		}
+		<-s.out // what the report changed is sent at once
+		if got := acked(); got != seq-1 {
+			t.Errorf("before the pace is over report %d is acknowledged", got)
+		}
+		clock.over <- time.Time{}
+		within(t, "the session's writer is told", s.out)
+		if got := acked(); got != seq {
+			t.Errorf("after it report %d is, want %d", got, seq)
+		}
+	}
+	cancel()
+	if err := within(t, "it ends with the session", over); err != nil {
+		t.Error(err)
 	}
 }
