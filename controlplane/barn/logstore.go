@@ -20,6 +20,7 @@ import (
 // so that the watchdog notices one that hangs.
 type logStore struct {
 	w     *wal.WAL
+	last  recentLog
 	meta  *logMeta
 	h     *health
 	order sync.Mutex   // of changes of the log: a full segment is changed before the next one
@@ -79,12 +80,18 @@ func (s *logStore) busy() time.Duration {
 	return 0
 }
 
-func (s *logStore) FirstIndex() (uint64, error)            { return s.w.FirstIndex() }
-func (s *logStore) LastIndex() (uint64, error)             { return s.w.LastIndex() }
-func (s *logStore) GetLog(index uint64, l *raft.Log) error { return s.w.GetLog(index, l) }
-func (s *logStore) StoreLog(l *raft.Log) error             { return s.StoreLogs([]*raft.Log{l}) }
-func (s *logStore) Get(key []byte) ([]byte, error)         { return s.w.Get(key) }
-func (s *logStore) GetUint64(key []byte) (uint64, error)   { return s.w.GetUint64(key) }
+func (s *logStore) FirstIndex() (uint64, error)          { return s.w.FirstIndex() }
+func (s *logStore) LastIndex() (uint64, error)           { return s.w.LastIndex() }
+func (s *logStore) StoreLog(l *raft.Log) error           { return s.StoreLogs([]*raft.Log{l}) }
+func (s *logStore) Get(key []byte) ([]byte, error)       { return s.w.Get(key) }
+func (s *logStore) GetUint64(key []byte) (uint64, error) { return s.w.GetUint64(key) }
+
+func (s *logStore) GetLog(index uint64, l *raft.Log) error {
+	if s.last.get(index, l) {
+		return nil
+	}
+	return s.w.GetLog(index, l)
+}
 
 func (s *logStore) StoreLogs(logs []*raft.Log) error {
 	s.order.Lock()
@@ -96,7 +103,11 @@ func (s *logStore) StoreLogs(logs []*raft.Log) error {
 		if err := s.dropBeforeGap(logs); err != nil {
 			return err
 		}
-		return s.w.StoreLogs(logs)
+		if err := s.w.StoreLogs(logs); err != nil {
+			return err
+		}
+		s.last.put(logs)
+		return nil
 	})
 }
 
@@ -118,6 +129,7 @@ func (s *logStore) dropBeforeGap(logs []*raft.Log) error {
 	if err != nil {
 		return err
 	}
+	s.last.clear()
 	return s.w.DeleteRange(first, last)
 }
 
@@ -128,6 +140,7 @@ func (s *logStore) DeleteRange(from, to uint64) error {
 		if err := fault.Hit("barn.log.truncate"); err != nil {
 			return err
 		}
+		s.last.clear()
 		return s.w.DeleteRange(from, to)
 	})
 }
