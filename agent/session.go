@@ -297,21 +297,33 @@ func (s *session) reconcile(ctx context.Context) error {
 }
 
 // forget cleans up after the dead. That can take long, and must not hold up the living: it has
-// a goroutine of its own. The leader names an ended attempt until it hears that none is left.
+// a goroutine of its own. The leader names an ended attempt until it hears that none is left; so
+// the newest state has all of them. Where something is left it is tried again: on a cluster with
+// nothing to do the next state may be long in coming.
 func (s *session) forget(ctx context.Context) error {
+	b := newBackoff(s.a.scaled(100*time.Millisecond), s.a.scaled(5*time.Second))
+	var d *apiv1.DesiredState
+	var again <-chan time.Time
 	for {
 		select {
-		case d := <-s.dead:
-			if !s.a.forgetAll(ctx, d.Acknowledged) || d.AcknowledgedTo == 0 {
-				continue
-			}
-			if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Forgotten{
-				Forgotten: &apiv1.Forgotten{AcknowledgedTo: d.AcknowledgedTo},
-			}}); err != nil {
-				return err
-			}
+		case d = <-s.dead:
+		case <-again:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if !s.a.forgetAll(ctx, d.Acknowledged) {
+			again = time.After(b.delay())
+			continue
+		}
+		b.reset()
+		again = nil
+		if d.AcknowledgedTo == 0 {
+			continue
+		}
+		if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Forgotten{
+			Forgotten: &apiv1.Forgotten{AcknowledgedTo: d.AcknowledgedTo},
+		}}); err != nil {
+			return err
 		}
 	}
 }
