@@ -23,18 +23,33 @@ import (
 // for that is news for spectators only; sent at once, it made the end wait for the next report.
 const coalesce = 50 * time.Millisecond
 
-// openWithin is how long a node waits to be welcomed, before TimeScale. It is longer than a
-// lease, on purpose: a leader that is only slow is not left half-way, again and again. It is
-// there for one that takes a session and never answers, with whom the node stayed for ever.
-const openWithin = 15 * time.Second
+// How long a node waits to be welcomed, before TimeScale. A leader may take a session and never
+// answer. When the one before it fell silent half of a lease is left (silence), and of that the
+// first wait leaves enough for another control node, so that slices outlive both. It doubles from
+// there to more than a lease: a leader that is only slow is not left half-way again and again.
+const (
+	openFirst   = 3 * time.Second
+	openLongest = 15 * time.Second
+)
 
 // sessions keeps one session open until ctx ends.
 func (a *Agent) sessions(ctx context.Context) error {
 	backoff := newBackoff(a.scaled(100*time.Millisecond), a.scaled(5*time.Second))
+	within := a.scaled(openFirst)
 	for {
-		err := a.session(ctx, backoff.reset)
+		welcomed := false
+		err := a.session(ctx, within, func() {
+			welcomed = true
+			backoff.reset()
+		})
 		if ctx.Err() != nil {
 			return nil
+		}
+		switch {
+		case welcomed:
+			within = a.scaled(openFirst)
+		case errors.Is(err, errs.Timeout):
+			within = min(2*within, a.scaled(openLongest))
 		}
 		if l, ok := a.cfg.API.(interface{ Leave() }); ok {
 			l.Leave() // another control node may lead by now, or knows who does
@@ -50,12 +65,12 @@ func (a *Agent) sessions(ctx context.Context) error {
 	}
 }
 
-// session runs one stream. It returns why it ended.
-func (a *Agent) session(ctx context.Context, welcomed func()) error {
+// session runs one stream, which has to be welcomed within a time. It returns why it ended.
+func (a *Agent) session(ctx context.Context, within time.Duration, welcomed func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	opening := time.AfterFunc(a.scaled(openWithin), func() {
-		cancel(errs.E(errs.Timeout, "open session", "no leader welcomed this node within %s", a.scaled(openWithin)))
+	opening := time.AfterFunc(within, func() {
+		cancel(errs.E(errs.Timeout, "open session", "no leader welcomed this node within %s", within))
 	})
 	defer opening.Stop()
 	stream, err := apiv1.NewAgentServiceClient(a.cfg.API).Session(ctx)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +62,7 @@ func TestStuckSessionEndsTheAgent(t *testing.T) {
 	told := make(chan string, 1)
 	a.cfg.Stuck = func(what string) { told <- what }
 	over := make(chan error, 1)
-	go func() { over <- a.session(t.Context(), func() {}) }()
+	go func() { over <- a.session(t.Context(), time.Minute, func() {}) }()
 	<-reached
 	select {
 	case what := <-told:
@@ -93,17 +94,53 @@ func (s *unwelcome) RecvMsg(any) error {
 	return s.ctx.Err()
 }
 
-// Who does not welcome a node is left.
+// Who does not welcome a node is left: soon at first, while a lease lasts, and later and later.
+// Once another has welcomed it, it is soon again.
 func TestUnwelcomeNodeAsksElsewhere(t *testing.T) {
 	a := testAgent(t, scripted{"capabilities": func(string) any {
 		return map[string]any{"capabilities": map[string]any{}}
 	}}.listen(t), quietNet{})
-	a.cfg.API = mute{}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if err := a.session(ctx, func() {}); err == nil || !strings.Contains(err.Error(), "no leader welcomed") {
-		t.Errorf("the session ended with %v", err)
+	over := make(chan struct{})
+	close(over)
+	a.cfg.API = &sometimes{hears: map[int]grpc.ClientConnInterface{4: leader{says: []*apiv1.ControllerMessage{welcome()}, end: over}}}
+	var waited []string
+	a.cfg.OnState = func(state, message string) {
+		if state != "no session" {
+			return
+		}
+		_, within, _ := strings.Cut(message, "welcomed this node within ")
+		if waited = append(waited, within); len(waited) == 6 {
+			cancel()
+		}
 	}
+	if err := a.sessions(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// TimeScale is 0.01. The fifth was welcomed, and ended.
+	if want := []string{"30ms", "60ms", "120ms", "150ms", "", "30ms"}; !slices.Equal(waited, want) {
+		t.Errorf("it waited for a welcome %q, want %q", waited, want)
+	}
+	if left := 10 * time.Second / 2; openFirst >= left {
+		t.Errorf("the first wait, %s, uses up what silence leaves of a lease, %s", openFirst, left)
+	}
+}
+
+// sometimes is a control plane that takes sessions and does not welcome them, but for the
+// sessions that it has an answer for.
+type sometimes struct {
+	grpc.ClientConnInterface
+	hears map[int]grpc.ClientConnInterface
+	n     int
+}
+
+func (s *sometimes) NewStream(ctx context.Context, d *grpc.StreamDesc, m string, o ...grpc.CallOption) (grpc.ClientStream, error) {
+	l := s.hears[s.n]
+	if s.n++; l == nil {
+		l = mute{}
+	}
+	return l.NewStream(ctx, d, m, o...)
 }
 
 func TestGoroutines(t *testing.T) {
