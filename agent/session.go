@@ -79,7 +79,7 @@ func (a *Agent) session(ctx context.Context, within time.Duration, welcomed func
 	}
 	hello, err := a.hello(ctx)
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(ctx), err)
 	}
 	s := &session{a: a, stream: stream, notEnforced: hello.NotEnforced, desired: make(chan *apiv1.DesiredState, 1), dead: make(chan *apiv1.DesiredState, 1), logs: map[string]context.CancelFunc{}}
 	if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Hello{Hello: hello}}); err != nil {
@@ -92,7 +92,10 @@ func (a *Agent) session(ctx context.Context, within time.Duration, welcomed func
 	if err != nil {
 		return cmp.Or(context.Cause(ctx), err)
 	}
-	opening.Stop()
+	if !opening.Stop() {
+		<-ctx.Done() // its time was up just then
+		return context.Cause(ctx)
+	}
 	s.welcome = first.GetWelcome()
 	if s.welcome == nil || s.welcome.LeaseMs <= 0 || s.welcome.HeartbeatMs <= 0 {
 		return errs.E(errs.Internal, "open session", "the leader's first message is not a welcome")

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"reflect"
@@ -104,43 +105,48 @@ func TestUnwelcomeNodeAsksElsewhere(t *testing.T) {
 	defer cancel()
 	over := make(chan struct{})
 	close(over)
-	a.cfg.API = &sometimes{hears: map[int]grpc.ClientConnInterface{4: leader{says: []*apiv1.ControllerMessage{welcome()}, end: over}}}
-	var waited []string
+	l := &sometimes{leader: leader{says: []*apiv1.ControllerMessage{welcome()}, end: over}}
+	a.cfg.API = l
+	var saw []string
 	a.cfg.OnState = func(state, message string) {
-		if state != "no session" {
-			return
+		switch state {
+		case "session":
+			l.mute = true
+			saw = append(saw, "welcome")
+		case "no session":
+			_, within, _ := strings.Cut(message, "welcomed this node within ")
+			saw = append(saw, cmp.Or(within, "ended"))
 		}
-		_, within, _ := strings.Cut(message, "welcomed this node within ")
-		if waited = append(waited, within); len(waited) == 6 {
+		if len(saw) > 2 && saw[len(saw)-3] == "welcome" {
 			cancel()
 		}
 	}
 	if err := a.sessions(ctx); err != nil {
 		t.Fatal(err)
 	}
-	// TimeScale is 0.01. The fifth was welcomed, and ended.
-	if want := []string{"30ms", "60ms", "120ms", "150ms", "", "30ms"}; !slices.Equal(waited, want) {
-		t.Errorf("it waited for a welcome %q, want %q", waited, want)
+	// TimeScale is 0.01. On a busy machine even a welcome may come too late, and the last wait be
+	// repeated.
+	if got, want := slices.Compact(saw), []string{"30ms", "60ms", "120ms", "150ms", "welcome", "ended", "30ms"}; !slices.Equal(got, want) {
+		t.Errorf("the waits were %q, want %q", got, want)
 	}
 	if left := 10 * time.Second / 2; openFirst >= left {
 		t.Errorf("the first wait, %s, uses up what silence leaves of a lease, %s", openFirst, left)
 	}
 }
 
-// sometimes is a control plane that takes sessions and does not welcome them, but for the
-// sessions that it has an answer for.
+// sometimes is a control plane that takes sessions and does not welcome them: the first four, and
+// those while it is mute.
 type sometimes struct {
-	grpc.ClientConnInterface
-	hears map[int]grpc.ClientConnInterface
-	n     int
+	leader
+	mute bool
+	n    int
 }
 
 func (s *sometimes) NewStream(ctx context.Context, d *grpc.StreamDesc, m string, o ...grpc.CallOption) (grpc.ClientStream, error) {
-	l := s.hears[s.n]
-	if s.n++; l == nil {
-		l = mute{}
+	if s.n++; s.n <= 4 || s.mute {
+		return mute{}.NewStream(ctx, d, m, o...)
 	}
-	return l.NewStream(ctx, d, m, o...)
+	return s.leader.NewStream(ctx, d, m, o...)
 }
 
 func TestGoroutines(t *testing.T) {
