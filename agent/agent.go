@@ -356,7 +356,7 @@ func (a *Agent) forgetAll(ctx context.Context, keys []*apiv1.SliceKey) bool {
 		id := keeper.Key(k.Run, k.Slice, k.Epoch)
 		gone, err := a.forget(ctx, id)
 		if err != nil && ctx.Err() == nil {
-			a.cfg.Log.Error("something of an ended slice is left; the next state tries again", "slice", id, "err", err)
+			a.cfg.Log.Error("something of an ended slice is left; will try again", "slice", id, "err", err)
 		}
 		all = all && gone
 	}

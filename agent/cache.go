@@ -2,12 +2,14 @@ package agent
 
 import (
 	"archive/tar"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -51,6 +53,8 @@ const (
 	cacheBytes = 4 << 30
 	// maxBundle bounds what unpacking may write.
 	maxBundle = 1 << 30
+	// unpacking begins the name of a folder that becomes a bundle's, or was one's.
+	unpacking = ".unpack-"
 )
 
 func openCache(dir, engine string, inUse func() map[string]bool) (*cache, error) {
@@ -58,6 +62,16 @@ func openCache(dir, engine string, inUse func() map[string]bool) (*cache, error)
 		// Slices reach bundles through bind mounts, under uids of their own: search permission
 		// on the way is needed, listing is not.
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o711); err != nil {
+			return nil, err
+		}
+	}
+	// What an agent that was killed had begun to unpack, or to remove, is nobody's.
+	begun, err := filepath.Glob(filepath.Join(dir, "bundles", unpacking+"*"))
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range begun {
+		if err := os.RemoveAll(d); err != nil {
 			return nil, err
 		}
 	}
@@ -193,7 +207,7 @@ func (c *cache) unpack(ctx context.Context, digest, dir string, fetch fetchFunc)
 		now := time.Now()
 		return os.Chtimes(dir, now, now)
 	}
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), ".unpack-*")
+	tmp, err := os.MkdirTemp(filepath.Dir(dir), unpacking+"*")
 	if err != nil {
 		return err
 	}
@@ -218,7 +232,10 @@ func (c *cache) unpack(ctx context.Context, digest, dir string, fetch fetchFunc)
 	if err := os.Rename(tmp, dir); err != nil {
 		return err
 	}
-	return fsx.SyncDir(filepath.Dir(dir))
+	if err := fsx.SyncDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	return c.evict()
 }
 
 // syncTree makes the files and folders below dir durable.
@@ -399,20 +416,26 @@ func writeFile(root *os.Root, name string, mode os.FileMode, r io.Reader) (int64
 	return n, errors.Join(err, f.Chmod(mode), f.Close())
 }
 
-// evict removes what was used longest ago until the cache fits its bound.
-func (c *cache) evict() error {
-	c.evicting.Lock()
-	defer c.evicting.Unlock()
-	type item struct {
-		path string
-		size int64
-		used time.Time
+// cached is a blob, or a bundle and what it was unpacked to: programs, plan and its parts.
+type cached struct {
+	name string
+	size int64
+	used time.Time
+}
+
+// holds lists what is in the cache, what was used longest ago first.
+func (c *cache) holds() ([]cached, error) {
+	byName := map[string]cached{}
+	add := func(name string, size int64, used time.Time) {
+		it := byName[name]
+		if it.name, it.size = name, it.size+size; used.After(it.used) {
+			it.used = used
+		}
+		byName[name] = it
 	}
-	var items []item
-	var total int64
 	blobs, err := os.ReadDir(filepath.Join(c.dir, "blobs"))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	for _, e := range blobs {
 		if strings.HasSuffix(e.Name(), ".part") {
@@ -420,26 +443,95 @@ func (c *cache) evict() error {
 		}
 		fi, err := e.Info()
 		if err != nil {
+			return nil, err
+		}
+		add(e.Name(), fi.Size(), lastUse(fi))
+	}
+	bundles, err := os.ReadDir(filepath.Join(c.dir, "bundles"))
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range bundles {
+		if strings.HasPrefix(e.Name(), unpacking) {
+			continue // it may be finished at any moment; then evict is called
+		}
+		fi, err := e.Info()
+		if err != nil {
+			return nil, err
+		}
+		size, err := sizeOf(filepath.Join(c.dir, "bundles", e.Name()))
+		if err != nil {
+			return nil, err
+		}
+		add(e.Name(), size, fi.ModTime())
+	}
+	return slices.SortedFunc(maps.Values(byName), func(a, b cached) int {
+		return cmp.Or(a.used.Compare(b.used), cmp.Compare(a.name, b.name))
+	}), nil
+}
+
+// sizeOf is what the files below dir hold together; of one with several names a part each.
+func sizeOf(dir string) (n int64, err error) {
+	err = filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
 			return err
 		}
-		items = append(items, item{filepath.Join(c.dir, "blobs", e.Name()), fi.Size(), lastUse(fi)})
-		total += fi.Size()
+		fi, err := e.Info()
+		if err != nil {
+			return err
+		}
+		names := int64(1)
+		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
+			names = max(1, int64(st.Nlink))
+		}
+		n += fi.Size() / names
+		return nil
+	})
+	return n, err
+}
+
+// evict removes what was used longest ago until the cache fits its bound.
+func (c *cache) evict() error {
+	c.evicting.Lock()
+	defer c.evicting.Unlock()
+	items, err := c.holds()
+	if err != nil {
+		return err
+	}
+	var total int64
+	for _, it := range items {
+		total += it.size
 	}
 	keep := c.inUse()
-	slices.SortFunc(items, func(a, b item) int { return a.used.Compare(b.used) })
 	for _, it := range items {
 		if total <= cacheBytes {
 			return nil
 		}
-		name := filepath.Base(it.path)
-		if keep[name] {
+		if keep[it.name] {
 			continue
 		}
-		// An input that a slice reads stays readable through its descriptor.
-		if err := errors.Join(os.Remove(it.path), os.RemoveAll(filepath.Join(c.dir, "bundles", name))); err != nil {
+		if err := c.remove(it.name); err != nil {
 			return err
 		}
 		total -= it.size
 	}
 	return nil
+}
+
+// remove removes a blob, and what it was unpacked to: that as a whole, for an agent that is
+// killed meanwhile must not leave a part of a bundle by its name. An input that a slice reads
+// stays readable through its descriptor.
+func (c *cache) remove(name string) error {
+	there := func(err error) error {
+		if errors.Is(err, os.ErrNotExist) {
+			return nil
+		}
+		return err
+	}
+	going := filepath.Join(c.dir, "bundles", unpacking+name)
+	return errors.Join(
+		there(os.Rename(filepath.Join(c.dir, "bundles", name), going)),
+		os.RemoveAll(going),
+		there(os.Remove(filepath.Join(c.dir, "blobs", name))),
+	)
 }

@@ -1,7 +1,10 @@
 package agent
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 )
@@ -37,5 +40,123 @@ func TestCacheLeavesBlobsInUseAsTheyAre(t *testing.T) {
 	}
 	if used := lastUse(is); used.Before(long.Add(time.Minute)) {
 		t.Errorf("last used %s: the second use was not noted", used)
+	}
+}
+
+// What an agent that was killed had begun to unpack is gone when the next one starts, and
+// nothing else is.
+func TestCacheStartsWithoutLeftovers(t *testing.T) {
+	dir := newCache(t, "").dir
+	for _, f := range []string{".unpack-123/bin/main", ".unpack-7/plan.json", "aa/plan.json"} {
+		f = filepath.Join(dir, "bundles", f)
+		if err := os.MkdirAll(filepath.Dir(f), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(f, []byte("x"), 0o444); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := openCache(dir, "", func() map[string]bool { return nil }); err != nil {
+		t.Fatal(err)
+	}
+	if got := namesIn(t, filepath.Join(dir, "bundles")); !slices.Equal(got, []string{"aa"}) {
+		t.Errorf("there is %q", got)
+	}
+}
+
+func namesIn(t *testing.T, dir string) (names []string) {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		names = append(names, e.Name())
+	}
+	return names
+}
+
+// The bound holds for what bundles are unpacked to, too: programs, plans and their parts.
+func TestCacheCountsWhatItUnpacked(t *testing.T) {
+	const gib = 1 << 30
+	name := func(i int) string { return fmt.Sprintf("%064x", i) }
+	for _, tt := range []struct {
+		title  string
+		blobs  []int64 // bytes by number, the first used longest ago; -1: there is none
+		parts  []int64 // of what it was unpacked to; 0: it was not
+		linked []bool  // by two names
+		inUse  int     // number; -1: none
+		want   []int   // the numbers that stay
+	}{
+		{"within", []int64{gib, gib}, []int64{gib, gib - 4096}, nil, -1, []int{0, 1}},
+		{"beyond, by the parts", []int64{gib, gib}, []int64{gib, gib}, nil, -1, []int{1}},
+		{"beyond, of what is in use", []int64{gib, gib}, []int64{gib, gib}, nil, 0, []int{0}},
+		{"one file by two names", []int64{gib, gib}, []int64{gib, gib - 4096}, []bool{true, true}, -1, []int{0, 1}},
+		{"a folder whose blob is gone", []int64{-1, gib}, []int64{2 * gib, gib}, nil, -1, []int{1}},
+	} {
+		t.Run(tt.title, func(t *testing.T) {
+			c := newCache(t, "")
+			c.inUse = func() map[string]bool { return map[string]bool{name(tt.inUse): true} }
+			for i := range tt.blobs {
+				used := time.Now().Add(time.Duration(i-len(tt.blobs)) * time.Hour)
+				sparse := func(f string, size int64) {
+					if err := os.WriteFile(f, nil, 0o600); err != nil {
+						t.Fatal(err)
+					}
+					if err := os.Truncate(f, size); err != nil { // it takes no room
+						t.Fatal(err)
+					}
+					if err := os.Chtimes(f, used, used); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if tt.blobs[i] >= 0 {
+					sparse(filepath.Join(c.dir, "blobs", name(i)), tt.blobs[i])
+				}
+				dir := filepath.Join(c.dir, "bundles", name(i))
+				if tt.parts[i] == 0 {
+					continue
+				}
+				if err := os.Mkdir(dir, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				sparse(filepath.Join(dir, "parts"), tt.parts[i])
+				if tt.linked != nil {
+					if err := os.Link(filepath.Join(dir, "parts"), filepath.Join(dir, "again")); err != nil {
+						t.Fatal(err)
+					}
+				}
+				if err := os.Chtimes(dir, used, used); err != nil {
+					t.Fatal(err)
+				}
+			}
+			data, n := []byte("row\n"), 0
+			f, err := c.open(t.Context(), digestOf(data), from(data, &n))
+			if err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+			own, err := hexOf(digestOf(data))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var blobs, folders []string
+			for _, i := range tt.want {
+				if tt.blobs[i] >= 0 {
+					blobs = append(blobs, name(i))
+				}
+				if tt.parts[i] > 0 {
+					folders = append(folders, name(i))
+				}
+			}
+			blobs = append(blobs, own)
+			slices.Sort(blobs)
+			if got := namesIn(t, filepath.Join(c.dir, "blobs")); !slices.Equal(got, blobs) {
+				t.Errorf("there are the blobs %q, want %q", got, blobs)
+			}
+			if got := namesIn(t, filepath.Join(c.dir, "bundles")); !slices.Equal(got, folders) {
+				t.Errorf("there are the folders %q, want %q", got, folders)
+			}
+		})
 	}
 }

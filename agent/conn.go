@@ -46,11 +46,14 @@ func newBackoff(lo, hi time.Duration) *backoff { return &backoff{min: lo, max: h
 
 func (b *backoff) reset() { b.next = b.min }
 
-func (b *backoff) wait(ctx context.Context) error {
+// delay is how long to wait now.
+func (b *backoff) delay() time.Duration {
 	d := b.next - rand.N(b.next/3+1)
 	b.next = min(b.next*2, b.max)
-	return sleep(ctx, d)
+	return d
 }
+
+func (b *backoff) wait(ctx context.Context) error { return sleep(ctx, b.delay()) }
 
 // hungUp reports that the other end of a socket is gone.
 func hungUp(err error) bool {

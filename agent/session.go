@@ -22,18 +22,33 @@ import (
 // the leader gives no sooner than it wants the next: it frees a place for what waits.
 const coalesce = 50 * time.Millisecond
 
-// openWithin is how long a node waits to be welcomed, before TimeScale. It is longer than a
-// lease, on purpose: a leader that is only slow is not left half-way, again and again. It is
-// there for one that takes a session and never answers, with whom the node stayed for ever.
-const openWithin = 15 * time.Second
+// How long a node waits to be welcomed, before TimeScale. A leader may take a session and never
+// answer. When the one before it fell silent half of a lease is left (silence), and of that the
+// first wait leaves enough for another control node, so that slices outlive both. It doubles from
+// there to more than a lease: a leader that is only slow is not left half-way again and again.
+const (
+	openFirst   = 3 * time.Second
+	openLongest = 15 * time.Second
+)
 
 // sessions keeps one session open until ctx ends.
 func (a *Agent) sessions(ctx context.Context) error {
 	backoff := newBackoff(a.scaled(100*time.Millisecond), a.scaled(5*time.Second))
+	within := a.scaled(openFirst)
 	for {
-		err := a.session(ctx, backoff.reset)
+		welcomed := false
+		err := a.session(ctx, within, func() {
+			welcomed = true
+			backoff.reset()
+		})
 		if ctx.Err() != nil {
 			return nil
+		}
+		switch {
+		case welcomed:
+			within = a.scaled(openFirst)
+		case errors.Is(err, errs.Timeout):
+			within = min(2*within, a.scaled(openLongest))
 		}
 		if l, ok := a.cfg.API.(interface{ Leave() }); ok {
 			l.Leave() // another control node may lead by now, or knows who does
@@ -49,12 +64,12 @@ func (a *Agent) sessions(ctx context.Context) error {
 	}
 }
 
-// session runs one stream. It returns why it ended.
-func (a *Agent) session(ctx context.Context, welcomed func()) error {
+// session runs one stream, which has to be welcomed within a time. It returns why it ended.
+func (a *Agent) session(ctx context.Context, within time.Duration, welcomed func()) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	opening := time.AfterFunc(a.scaled(openWithin), func() {
-		cancel(errs.E(errs.Timeout, "open session", "no leader welcomed this node within %s", a.scaled(openWithin)))
+	opening := time.AfterFunc(within, func() {
+		cancel(errs.E(errs.Timeout, "open session", "no leader welcomed this node within %s", within))
 	})
 	defer opening.Stop()
 	stream, err := apiv1.NewAgentServiceClient(a.cfg.API).Session(ctx)
@@ -63,7 +78,7 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 	}
 	hello, err := a.hello(ctx)
 	if err != nil {
-		return err
+		return cmp.Or(context.Cause(ctx), err)
 	}
 	s := &session{
 		a: a, stream: stream, notEnforced: hello.NotEnforced,
@@ -80,7 +95,10 @@ func (a *Agent) session(ctx context.Context, welcomed func()) error {
 	if err != nil {
 		return cmp.Or(context.Cause(ctx), err)
 	}
-	opening.Stop()
+	if !opening.Stop() {
+		<-ctx.Done() // its time was up just then
+		return context.Cause(ctx)
+	}
 	s.welcome = first.GetWelcome()
 	if s.welcome == nil || s.welcome.LeaseMs <= 0 || s.welcome.HeartbeatMs <= 0 {
 		return errs.E(errs.Internal, "open session", "the leader's first message is not a welcome")
@@ -295,21 +313,33 @@ func (s *session) reconcile(ctx context.Context) error {
 }
 
 // forget cleans up after the dead. That can take long, and must not hold up the living: it has
-// a goroutine of its own. The leader names an ended attempt until it hears that none is left.
+// a goroutine of its own. The leader names an ended attempt until it hears that none is left; so
+// the newest state has all of them. Where something is left it is tried again: on a cluster with
+// nothing to do the next state may be long in coming.
 func (s *session) forget(ctx context.Context) error {
+	b := newBackoff(s.a.scaled(100*time.Millisecond), s.a.scaled(5*time.Second))
+	var d *apiv1.DesiredState
+	var again <-chan time.Time
 	for {
 		select {
-		case d := <-s.dead:
-			if !s.a.forgetAll(ctx, d.Acknowledged) || d.AcknowledgedTo == 0 {
-				continue
-			}
-			if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Forgotten{
-				Forgotten: &apiv1.Forgotten{AcknowledgedTo: d.AcknowledgedTo},
-			}}); err != nil {
-				return err
-			}
+		case d = <-s.dead:
+		case <-again:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if !s.a.forgetAll(ctx, d.Acknowledged) {
+			again = time.After(b.delay())
+			continue
+		}
+		b.reset()
+		again = nil
+		if d.AcknowledgedTo == 0 {
+			continue
+		}
+		if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Forgotten{
+			Forgotten: &apiv1.Forgotten{AcknowledgedTo: d.AcknowledgedTo},
+		}}); err != nil {
+			return err
 		}
 	}
 }

@@ -70,7 +70,7 @@ func TestSessionEndsWithItsStream(t *testing.T) {
 	for i := range 300 {
 		a.reporter.put("r/s@1", &apiv1.SliceStatus{Run: "r", Slice: "s", Epoch: 1, Counts: map[string]*apiv1.BlockCount{"b": {In: int64(i)}}})
 		over := make(chan error, 1)
-		go func() { over <- a.session(t.Context(), func() {}) }()
+		go func() { over <- a.session(t.Context(), time.Minute, func() {}) }()
 		select {
 		case err := <-over:
 			if err = apiclient.FromStatus("Session", err); !errors.Is(err, errs.Unavailable) {

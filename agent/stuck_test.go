@@ -1,9 +1,11 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"io"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -61,7 +63,7 @@ func TestStuckSessionEndsTheAgent(t *testing.T) {
 	told := make(chan string, 1)
 	a.cfg.Stuck = func(what string) { told <- what }
 	over := make(chan error, 1)
-	go func() { over <- a.session(t.Context(), func() {}) }()
+	go func() { over <- a.session(t.Context(), time.Minute, func() {}) }()
 	<-reached
 	select {
 	case what := <-told:
@@ -93,17 +95,58 @@ func (s *unwelcome) RecvMsg(any) error {
 	return s.ctx.Err()
 }
 
-// Who does not welcome a node is left.
+// Who does not welcome a node is left: soon at first, while a lease lasts, and later and later.
+// Once another has welcomed it, it is soon again.
 func TestUnwelcomeNodeAsksElsewhere(t *testing.T) {
 	a := testAgent(t, scripted{"capabilities": func(string) any {
 		return map[string]any{"capabilities": map[string]any{}}
 	}}.listen(t), quietNet{})
-	a.cfg.API = mute{}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	if err := a.session(ctx, func() {}); err == nil || !strings.Contains(err.Error(), "no leader welcomed") {
-		t.Errorf("the session ended with %v", err)
+	over := make(chan struct{})
+	close(over)
+	l := &sometimes{leader: leader{says: []*apiv1.ControllerMessage{welcome()}, end: over}}
+	a.cfg.API = l
+	var saw []string
+	a.cfg.OnState = func(state, message string) {
+		switch state {
+		case "session":
+			l.mute = true
+			saw = append(saw, "welcome")
+		case "no session":
+			_, within, _ := strings.Cut(message, "welcomed this node within ")
+			saw = append(saw, cmp.Or(within, "ended"))
+		}
+		if len(saw) > 2 && saw[len(saw)-3] == "welcome" {
+			cancel()
+		}
 	}
+	if err := a.sessions(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// TimeScale is 0.01. On a busy machine even a welcome may come too late, and the last wait be
+	// repeated.
+	if got, want := slices.Compact(saw), []string{"30ms", "60ms", "120ms", "150ms", "welcome", "ended", "30ms"}; !slices.Equal(got, want) {
+		t.Errorf("the waits were %q, want %q", got, want)
+	}
+	if left := 10 * time.Second / 2; openFirst >= left {
+		t.Errorf("the first wait, %s, uses up what silence leaves of a lease, %s", openFirst, left)
+	}
+}
+
+// sometimes is a control plane that takes sessions and does not welcome them: the first four, and
+// those while it is mute.
+type sometimes struct {
+	leader
+	mute bool
+	n    int
+}
+
+func (s *sometimes) NewStream(ctx context.Context, d *grpc.StreamDesc, m string, o ...grpc.CallOption) (grpc.ClientStream, error) {
+	if s.n++; s.n <= 4 || s.mute {
+		return mute{}.NewStream(ctx, d, m, o...)
+	}
+	return s.leader.NewStream(ctx, d, m, o...)
 }
 
 func TestGoroutines(t *testing.T) {

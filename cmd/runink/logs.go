@@ -35,7 +35,7 @@ its regions.`,
 			if len(args) == 2 {
 				req.Slice = args[1]
 			}
-			return copyLogs(c, api, req)
+			return copyLogs(c, v1.NewRunServiceClient(api), req, isTerminal(c.OutOrStdout()) && isTerminal(c.ErrOrStderr()))
 		}),
 	}
 	addClientFlags(c)
@@ -51,20 +51,22 @@ type logStream struct {
 	part   []byte
 }
 
-// copyLogs prints until the server ends the stream. When the leader changes it asks again,
-// and leaves out what it has printed.
-func copyLogs(c *cobra.Command, api *apiclient.Client, req *v1.RunLogsRequest) error {
-	streams := map[string]*logStream{}
+// copyLogs prints until the server ends the stream. When the leader changes it asks again, from
+// the attempts it was at, and leaves out what it has printed. A person who would see nothing
+// else is told that there is nothing.
+func copyLogs(c *cobra.Command, api v1.RunServiceClient, req *v1.RunLogsRequest, person bool) error {
+	streams := map[logKey]*logStream{}
 	out := c.OutOrStdout()
 	for broken := 0; ; broken++ {
-		s, err := v1.NewRunServiceClient(api).Logs(c.Context(), req)
+		req.From = reached(streams)
+		s, err := api.Logs(c.Context(), req)
 		for err == nil {
 			var chunk *v1.RunLogChunk
 			if chunk, err = s.Recv(); err != nil {
 				break
 			}
 			broken = 0
-			key := fmt.Sprintf("%s@%d/%s", chunk.Slice, chunk.Epoch, chunk.Stream)
+			key := logKey{chunk.Slice, chunk.Stream, chunk.Epoch}
 			st := streams[key]
 			if st == nil {
 				st = &logStream{}
@@ -84,6 +86,9 @@ func copyLogs(c *cobra.Command, api *apiclient.Client, req *v1.RunLogsRequest) e
 					fmt.Fprintf(out, "%s\n", st.part)
 				}
 			}
+			if person && len(streams) == 0 && c.Context().Err() == nil {
+				fmt.Fprintln(c.ErrOrStderr(), silence(req))
+			}
 			return nil
 		}
 		limit := 3
@@ -97,6 +102,42 @@ func copyLogs(c *cobra.Command, api *apiclient.Client, req *v1.RunLogsRequest) e
 			return nil
 		}
 	}
+}
+
+// logKey names a stream of an attempt of a slice.
+type logKey struct {
+	slice, stream string
+	epoch         uint64
+}
+
+// reached is the attempt of each slice to go on with: the newest that was seen, or the one that
+// its other stream was still at. A stream that has been silent since costs reading again what is
+// left out then.
+func reached(streams map[logKey]*logStream) map[string]uint64 {
+	newest := map[logKey]uint64{}
+	for k := range streams {
+		stream := logKey{slice: k.slice, stream: k.stream}
+		newest[stream] = max(newest[stream], k.epoch)
+	}
+	from := map[string]uint64{}
+	for k, epoch := range newest {
+		if was, ok := from[k.slice]; !ok || epoch < was {
+			from[k.slice] = epoch
+		}
+	}
+	return from
+}
+
+// silence says that there is nothing of what was asked for.
+func silence(req *v1.RunLogsRequest) string {
+	who, in := "no slice of run "+req.Id+" has written anything", ""
+	if req.Slice != "" {
+		who = "slice " + req.Slice + " of run " + req.Id + " has written nothing"
+	}
+	if req.Epoch != 0 {
+		in = fmt.Sprintf(" in attempt %d", req.Epoch)
+	}
+	return who + in
 }
 
 func (l *logStream) print(w io.Writer, prefix string, c *v1.RunLogChunk) error {

@@ -37,10 +37,11 @@ func newWatchdogCmd() *cobra.Command {
 				return err
 			}
 			var looks atomic.Int64
+			began := time.Now()
 			w := host.Watchdog{
 				Herds: filepath.Join(group, cgroup.HerdsName), Keeper: filepath.Join(group, cgroup.KeeperLeaf),
 				DeadlineFile: nodecfg.DeadlineFile, K: time.Duration(cfg.TimeScale * float64(fenceGrace)), Log: log,
-				Boottime: keeper.Boottime, Reboot: host.RebootNow(log), Alive: func() { looks.Add(1) },
+				Boottime: keeper.Boottime, Running: func() time.Duration { return time.Since(began) }, Reboot: host.RebootNow(log), Alive: func() { looks.Add(1) },
 			}
 			last := int64(0)
 			stop := tellSystemd(c.Context(), log, func(context.Context) error {

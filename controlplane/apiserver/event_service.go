@@ -149,7 +149,7 @@ func (s *eventService) tell(ctx context.Context, req *v1.WatchEventsRequest, evs
 				}
 			}
 		}
-		x, err := inWordsOfAPI(v, e, by.Kind)
+		x, err := inWordsOfAPI(v, e, by)
 		if err != nil {
 			return nil, err
 		}
@@ -169,10 +169,10 @@ func (s *eventService) tell(ctx context.Context, req *v1.WatchEventsRequest, evs
 }
 
 // inWordsOfAPI asks the owner of the key's table what happened; nil if nobody says a word.
-func inWordsOfAPI(v barn.View, e barn.Event, command string) (*v1.Event, error) {
+func inWordsOfAPI(v barn.View, e barn.Event, by barn.AuditRecord) (*v1.Event, error) {
 	for _, owner := range []func() (*v1.Event, error){
-		func() (*v1.Event, error) { return identity.Event(e) },
-		func() (*v1.Event, error) { return runs.Event(v, e, command) },
+		func() (*v1.Event, error) { return identity.Event(e, by.Detail) },
+		func() (*v1.Event, error) { return runs.Event(v, e, by.Kind) },
 		func() (*v1.Event, error) { return secrets.Event(e) },
 		func() (*v1.Event, error) { return governance.Event(e) },
 	} {

@@ -584,6 +584,16 @@ func TestLogsOfEveryAttempt(t *testing.T) {
 	if got, err := read(&v1.RunLogsRequest{}); err != nil || !maps.Equal(got, map[uint64]string{3: all[3]}) {
 		t.Errorf("without an epoch: %v, %v", got, err)
 	}
+	// Who followed and was cut off goes on with the attempt it had.
+	for from, want := range map[uint64]map[uint64]string{1: all, 2: {2: all[2], 3: all[3]}, 9: {3: all[3]}} {
+		got, err := read(&v1.RunLogsRequest{Follow: true, From: map[string]uint64{"s0": from, "s1": 1}})
+		if err != nil || !maps.Equal(got, want) {
+			t.Errorf("from attempt %d on: %v, %v", from, got, err)
+		}
+	}
+	if got, err := read(&v1.RunLogsRequest{From: map[string]uint64{"s0": 1}}); err != nil || !maps.Equal(got, map[uint64]string{3: all[3]}) {
+		t.Errorf("from an attempt on, and not followed: %v, %v", got, err)
+	}
 	if _, err := read(&v1.RunLogsRequest{Epoch: 4}); !errors.Is(err, errs.NotFound) {
 		t.Errorf("an attempt that never was: %v", err)
 	}

@@ -153,6 +153,12 @@ func TestRESTLogs(t *testing.T) {
 	if got, err := r.do(http.MethodGet, "/v1/runs/"+id+"/logs?slice=s0", "", "Accept", "application/octet-stream"); err != nil || got != "log of s0\n" {
 		t.Errorf("as it is: %q, %v", got, err)
 	}
+	if got, err := r.do(http.MethodGet, "/v1/runs/"+id+"/logs?follow=true&from[s0]=1", "", "Accept", "application/octet-stream"); err != nil || got != "log of s0\n" {
+		t.Errorf("from an attempt on: %q, %v", got, err)
+	}
+	if _, err := r.do(http.MethodGet, "/v1/runs/"+id+"/logs?follow=true&from[s0]=first", ""); !errors.Is(err, errs.Invalid) {
+		t.Errorf("from no attempt on: %v", err)
+	}
 	got, err := r.do(http.MethodGet, "/v1/runs/"+id+"/logs", "")
 	if err != nil {
 		t.Fatal(err)

@@ -40,11 +40,23 @@ func keyCreate(tx *barn.Tx, m barn.Meta, p Key) (Key, error) {
 	}
 	for _, o := range old {
 		if m.Time.Sub(o.Expires) > 30*24*time.Hour {
-			tx.Delete(keyPrefix + o.ID)
+			forget(tx, o)
 		}
 	}
 	return p, put(tx, keyPrefix+p.ID, p)
 }
+
+// forget removes a key, and has the audit record say whose it was: the event of its end knows
+// no more than that record.
+func forget(tx *barn.Tx, k Key) {
+	tx.Delete(keyPrefix + k.ID)
+	if k.Herd != "" {
+		tx.Audit(map[string]string{forgotten + k.ID: k.Herd})
+	}
+}
+
+// forgotten begins the names of an audit record's details that give herds of removed keys.
+const forgotten = "forgot "
 
 // checkHerd insists on a herd where the key's role holds in one.
 func (k Key) checkHerd(op string) error {

@@ -8,9 +8,9 @@ import (
 )
 
 // Event says what a changed key of this package's tables means for people; nil if it is none
-// of them, or means nothing. Cursor, time and who did it are the caller's to add. It holds
-// no secret: neither hashes nor keys.
-func Event(e barn.Event) (*apiv1.Event, error) {
+// of them, or means nothing. detail is of the audit record of its command. Cursor, time and who
+// did it are the caller's to add. It holds no secret: neither hashes nor keys.
+func Event(e barn.Event, detail map[string]string) (*apiv1.Event, error) {
 	switch key := e.Key; {
 	case key == clusterKey:
 		c, err := valueOf[Cluster](e)
@@ -63,6 +63,9 @@ func Event(e barn.Event) (*apiv1.Event, error) {
 	case strings.HasPrefix(key, keyPrefix):
 		k, err := valueOf[Key](e)
 		out := &apiv1.Event{Kind: "apikey", Name: strings.TrimPrefix(key, keyPrefix), Herd: k.Herd, State: madeOr(e, "made"), Message: k.Role}
+		if e.Deleted {
+			out.Herd = detail[forgotten+out.Name]
+		}
 		if k.Revoked {
 			out.State = "revoked"
 		}

@@ -44,7 +44,7 @@ func (o Options) herdDelete(tx *barn.Tx, m barn.Meta, p HerdDelete) (struct{}, e
 		if !k.Revoked && m.Time.Before(k.Expires) {
 			return struct{}{}, errs.E(errs.Conflict, op, "API key %s belongs to it", k.ID).WithField("name").WithHint("runink apikey revoke %s", k.ID)
 		}
-		tx.Delete(keyPrefix + k.ID)
+		forget(tx, k)
 	}
 	for _, inUse := range o.HerdInUse {
 		if why := inUse(tx, p.Name); why != "" {

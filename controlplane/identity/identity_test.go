@@ -326,6 +326,61 @@ func TestKeysAndHerds(t *testing.T) {
 	}
 }
 
+// An API key that ended is told of as its herd's, whether it goes with the herd, or is forgotten
+// when another is made.
+func TestEventsOfForgottenKeys(t *testing.T) {
+	s := open(t, Options{})
+	s.found()
+	for _, herd := range []string{"a", "b"} {
+		if _, err := do[Herd](s, now, CmdHerdPut, Herd{Name: herd}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	made := map[string]string{} // id → herd
+	create := func(i int, herd, role string, at time.Time) {
+		t.Helper()
+		_, id, hash := KeyText(seed(i))
+		if _, err := do[Key](s, at, CmdKeyCreate, Key{ID: id, Hash: hash, Herd: herd, Role: role, Expires: at.Add(time.Hour)}); err != nil {
+			t.Fatal(err)
+		}
+		made[id] = herd
+	}
+	create(1, "a", "runner", now)
+	create(2, "b", "runner", now)
+	create(3, "", KeyNetboot, now)
+	later := now.Add(31 * 24 * time.Hour)
+	create(4, "b", "runner", later) // the first three are forgotten
+	if _, err := do[struct{}](s, later.Add(2*time.Hour), CmdHerdDelete, HerdDelete{Name: "b"}); err != nil {
+		t.Fatal(err)
+	}
+	w, err := s.b.WatchKept(t.Context(), keyPrefix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	evs, _, err := w.Poll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, ended := s.view(), 0
+	for _, e := range evs {
+		val, _ := v.Get(barn.AuditKey(e.Cursor.Index))
+		by, err := barn.ParseAudit(val.Data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		x, err := Event(e, by.Detail)
+		if err != nil || x.GetHerd() != made[x.GetName()] {
+			t.Errorf("%v, %v: it is of herd %q", x, err, made[x.GetName()])
+		}
+		if x.GetState() == "deleted" {
+			ended++
+		}
+	}
+	if ended != len(made) {
+		t.Errorf("%d of %d keys ended", ended, len(made))
+	}
+}
+
 // TestCredentialTexts: a text splits into what it was made of, and into nothing else.
 func TestCredentialTexts(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {

@@ -84,15 +84,11 @@ func (p *placer) follow(ctx context.Context, w *barn.Watcher) error {
 		if again { // something was refused: look again soon, whatever happens
 			wctx, cancel = context.WithTimeout(ctx, p.t.m.scaled(retryPass))
 		}
-		evs, _, err := w.Next(wctx)
+		evs, at, err := w.Next(wctx)
 		cancel()
 		drain = false
-		for err == nil && len(evs) > 0 { // all there are: a pass on half of them would be refused
-			var freed bool
-			if freed, err = p.apply(evs); err == nil {
-				drain = drain || freed
-				evs, _, err = w.Poll()
-			}
+		if err == nil {
+			drain, err = p.catchUp(evs, at, w.Poll)
 		}
 		switch {
 		case ctx.Err() != nil:
@@ -103,6 +99,30 @@ func (p *placer) follow(ctx context.Context, w *barn.Watcher) error {
 			return err
 		}
 	}
+}
+
+// catchUp applies evs, which lead to the cursor at, and what poll gives after them: all that had
+// happened when it began, for a pass on half of that would be refused. What happens meanwhile is
+// for the next time: placing must not wait for a moment in which nothing does. drain reports
+// whether something may have to be moved off a node.
+func (p *placer) catchUp(evs []barn.Event, at barn.Cursor, poll func() ([]barn.Event, barn.Cursor, error)) (drain bool, err error) {
+	v, err := p.t.m.stale(p.t.ctx)
+	if err != nil {
+		return false, err
+	}
+	for until := v.Cursor(); len(evs) > 0; {
+		freed, err := p.apply(evs)
+		if err != nil {
+			return false, err
+		}
+		if drain = drain || freed; !at.Before(until) {
+			break
+		}
+		if evs, at, err = poll(); err != nil {
+			return false, err
+		}
+	}
+	return drain, nil
 }
 
 // tell changes the State, by no more than a Use or a Release.

@@ -119,3 +119,31 @@ func (f *follower) pass(t *rapid.T) {
 	}
 	f.check(t)
 }
+
+// What goes on happening does not keep the loop from placing: it takes over what had happened
+// when it began, all of it, and then decides.
+func TestSteadyChangesDoNotKeepFromPlacing(t *testing.T) {
+	m := newMachine(t)
+	f := newFollower(t, m)
+	v, err := f.p.t.m.stale(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	until := v.Cursor()
+	at, polled := barn.Cursor{}, 0
+	change := func() ([]barn.Event, barn.Cursor, error) {
+		if polled++; polled > 10_000 {
+			return nil, at, errors.New("it never stops")
+		}
+		if at.Seq < 100 { // a hundred of the first entry, then one of each
+			at.Seq++
+		} else {
+			at = barn.Cursor{Index: at.Index + 1, Seq: 100}
+		}
+		return []barn.Event{{Key: "/other", Cursor: at}}, at, nil
+	}
+	evs, first, _ := change()
+	if _, err := f.p.catchUp(evs, first, change); err != nil || at.Before(until) {
+		t.Errorf("it took over what happened up to %v of %v: %v", at, until, err)
+	}
+}

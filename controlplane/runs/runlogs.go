@@ -25,7 +25,8 @@ const formerTries = 3
 // what is stored now.
 //
 // An epoch asks for that attempt alone. With follow and without an epoch, the newest attempt
-// and those after it are read, each to its end.
+// and those after it are read, each to its end; of a slice that the request says it of, one that
+// it followed before and those after it.
 //
 // Errors: NotFound (run, slice, attempt, or a log that its node no longer keeps); Unavailable
 // (the node that keeps the log is away, and follow is off).
@@ -56,7 +57,7 @@ func (m *Manager) Logs(ctx context.Context, req *apiv1.RunLogsRequest, send func
 	g, ctx := errgroup.WithContext(ctx)
 	for _, name := range names {
 		for _, stream := range []string{"stdout", "stderr"} {
-			l := &runLog{t: t, run: req.Id, slice: name, stream: stream, epoch: req.Epoch, follow: req.Follow, send: func(c *apiv1.RunLogChunk) error {
+			l := &runLog{t: t, run: req.Id, slice: name, stream: stream, epoch: req.Epoch, from: req.From[name], follow: req.Follow, send: func(c *apiv1.RunLogChunk) error {
 				mu.Lock()
 				defer mu.Unlock()
 				return send(c)
@@ -74,6 +75,7 @@ type runLog struct {
 	slice  string
 	stream string
 	epoch  uint64 // 0: the newest, and with follow those after it
+	from   uint64 // with follow and without epoch: this one in the newest's place; 0: no
 	follow bool
 	send   func(*apiv1.RunLogChunk) error
 }
@@ -81,7 +83,10 @@ type runLog struct {
 func (l *runLog) copy(ctx context.Context) error {
 	var at int64
 	reading := l.epoch // the attempt that at belongs to
-	again := 0         // tries at what is left of it, once it is not the newest any more
+	if reading == 0 && l.follow {
+		reading = l.from
+	}
+	again := 0 // tries at what is left of it, once it is not the newest any more
 	for {
 		v, err := l.t.m.stale(ctx)
 		if err != nil {

@@ -25,6 +25,10 @@ import (
 //   - Their keeper is gone. Nobody would see them end or hold their lease: they are killed at
 //     once, and what is alive K later makes the machine reboot.
 //
+// A machine that was suspended may wake up with both long past, before a kill or in the middle
+// of one. So deadlines are on the clock that goes on meanwhile, but what a kill takes is counted
+// while the machine runs: nothing is rebooted away that was not killed and given time to die.
+//
 // It reads three small files in memory instead of being told: a keeper that dies tells nobody.
 type Watchdog struct {
 	Herds        string        // cgroup of all slices
@@ -33,14 +37,35 @@ type Watchdog struct {
 	K            time.Duration // from a kill to a reboot
 	Log          *slog.Logger
 
-	Boottime func() time.Duration // CLOCK_BOOTTIME
+	Boottime func() time.Duration // CLOCK_BOOTTIME: goes on while the machine is suspended
+	Running  func() time.Duration // CLOCK_MONOTONIC, from anywhere: stands still meanwhile
 	// Reboot ends the machine at once; it returns only if it cannot.
 	Reboot func(why string) error
 	// Alive is called after each look that could be made: somebody may watch the watchdog.
 	Alive func()
 
-	killed time.Duration // when slices without a keeper were killed; 0: they have one
-	late   time.Duration // the deadline that was found passed, and said so
+	orphans *kill         // of slices without a keeper; nil: they have one
+	fenced  *kill         // of slices whose lease ran out; nil: none did
+	late    time.Duration // the deadline that was found passed, and said so
+}
+
+// kill is what slices were told to die by.
+type kill struct {
+	at    time.Duration // Running, when it was told first
+	grace time.Duration // what is alive so much later makes the machine reboot
+}
+
+// left is how long what was killed may still take to die; 0 and less: it may not.
+func (k *kill) left(running time.Duration) time.Duration { return k.at + k.grace - running }
+
+// grace is how long slices may outlive a kill that comes late after their deadline. The leader
+// counts from the deadline, so a watchdog that was held up makes it shorter, though it takes
+// some time to die. One that was away for all of K keeps nothing by haste: they were replaced.
+func (w *Watchdog) grace(late time.Duration) time.Duration {
+	if late >= w.K {
+		return w.K
+	}
+	return max(w.K-late, w.K/5)
 }
 
 // How often it looks while slices are alive, and while none are: then nothing can be late. What
@@ -77,10 +102,10 @@ func (w *Watchdog) look() (time.Duration, error) {
 		return tick, err
 	}
 	if !alive {
-		w.killed, w.late = 0, 0
+		w.orphans, w.fenced, w.late = nil, nil, 0
 		return idle, nil
 	}
-	now := w.Boottime()
+	now, running := w.Boottime(), w.Running()
 	held, err := populated(w.Keeper)
 	if err != nil {
 		return tick, err
@@ -96,29 +121,31 @@ func (w *Watchdog) look() (time.Duration, error) {
 	next := tick
 	switch {
 	case held:
-		w.killed = 0
-	case w.killed == 0:
-		w.killed = now
+		w.orphans = nil
+	case w.orphans == nil:
+		w.orphans = &kill{running, w.K}
 		w.Log.Warn("the keeper is gone: killing all slices")
 		w.kill()
 		next = min(next, w.K)
-	case now-w.killed >= w.K:
-		return tick, w.Reboot("slices survive their keeper by " + (now - w.killed).String())
+	case w.orphans.left(running) <= 0:
+		return tick, w.Reboot("slices survive their keeper by " + (running - w.orphans.at).String())
 	default:
-		next = min(next, w.K-(now-w.killed))
+		next = min(next, w.orphans.left(running))
 	}
 	switch {
 	case now < deadline:
+		w.fenced = nil
 		next = min(next, deadline-now)
-	case now-deadline >= w.K:
+	case w.fenced == nil || w.late != deadline:
+		w.late, w.fenced = deadline, &kill{running, w.grace(now - deadline)}
+		w.Log.Warn("the lease ran out: killing all slices", "ago", now-deadline)
+		w.kill()
+		next = min(next, w.fenced.grace)
+	case w.fenced.left(running) <= 0:
 		return tick, w.Reboot("slices survive their lease by " + (now - deadline).String())
 	default:
-		if w.late != deadline {
-			w.late = deadline
-			w.Log.Warn("the lease ran out: killing all slices")
-		}
 		w.kill()
-		next = min(next, w.K-(now-deadline))
+		next = min(next, w.fenced.left(running))
 	}
 	return max(next, time.Millisecond), nil
 }

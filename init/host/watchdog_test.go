@@ -17,6 +17,7 @@ type scene struct {
 	Watchdog
 	t       *testing.T
 	now     time.Duration
+	asleep  time.Duration // of now
 	reboots []string
 }
 
@@ -27,8 +28,8 @@ func newScene(t *testing.T) *scene {
 	s.Watchdog = Watchdog{
 		Herds: filepath.Join(dir, "herds"), Keeper: filepath.Join(dir, "keeper"), DeadlineFile: filepath.Join(dir, "deadline"),
 		K: 5 * time.Second, Log: slog.New(slog.DiscardHandler),
-		Boottime: func() time.Duration { return s.now },
-		Reboot:   func(why string) error { s.reboots = append(s.reboots, why); return nil },
+		Boottime: func() time.Duration { return s.now }, Running: func() time.Duration { return s.now - s.asleep },
+		Reboot: func(why string) error { s.reboots = append(s.reboots, why); return nil },
 	}
 	for _, d := range []string{s.Herds, s.Keeper} {
 		if err := os.Mkdir(d, 0o755); err != nil {
@@ -108,7 +109,8 @@ func TestWatchdogLooksAtTheMoment(t *testing.T) {
 	if next, err := s.look(); next != 100*ms || err != nil {
 		t.Errorf("100 ms before the deadline it looks again after %v, %v", next, err)
 	}
-	s.now += 5050 * ms
+	s.at(10*time.Second, true, 0)
+	s.now += 4950 * ms
 	if next, err := s.look(); next != 50*ms || err != nil {
 		t.Errorf("50 ms before the reboot it looks again after %v, %v", next, err)
 	}
@@ -156,6 +158,53 @@ func TestWatchdogKeeperComesBack(t *testing.T) {
 	s.at(14*time.Second, false, 1)
 }
 
+// Whatever a suspension passes over, slices are killed first, and have time to die of it.
+func TestWatchdogSuspended(t *testing.T) {
+	const night = 8 * time.Hour
+	for _, tt := range []struct {
+		name   string
+		before time.Duration // when the machine is suspended, after the scene's beginning
+		orphan bool          // their keeper dies before that, and they hold a long lease
+		killed bool          // they are killed before that
+		asleep time.Duration
+		grace  time.Duration // from awake on, until the reboot
+	}{
+		{"over deadline and K", 3 * time.Second, false, false, night, 5 * time.Second},
+		{"over the deadline by less than K", 9 * time.Second, false, false, 3 * time.Second, 3 * time.Second},
+		{"over the deadline by nearly K", 9 * time.Second, false, false, 5999 * ms, time.Second},
+		{"right after the kill", 10 * time.Second, false, true, night, 5 * time.Second},
+		{"later after the kill", 12 * time.Second, false, true, night, 3 * time.Second},
+		{"without a keeper, right after the kill", 0, true, true, time.Hour, 5 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			s := newScene(t)
+			if tt.orphan {
+				s.lease(night)
+				s.keeper(false)
+				s.at(0, true, 0)
+			} else {
+				s.at(0, false, 0)
+			}
+			if tt.killed && !tt.orphan {
+				s.at(10*time.Second, true, 0)
+			}
+			s.asleep = tt.asleep
+			awake := tt.before + tt.asleep
+			s.at(awake, !tt.orphan, 0)
+			s.at(awake+tt.grace-ms, !tt.orphan, 0)
+			s.at(awake+tt.grace, false, 1)
+		})
+	}
+}
+
+// A watchdog that was only held up, in a machine that ran, keeps the leader's count.
+func TestWatchdogHeldUp(t *testing.T) {
+	s := newScene(t)
+	s.at(13*time.Second, true, 0)
+	s.at(14999*ms, true, 0)
+	s.at(15*time.Second, false, 1)
+}
+
 // A unit that was stopped takes its groups along.
 func TestWatchdogWithoutGroups(t *testing.T) {
 	s := newScene(t)
@@ -193,7 +242,8 @@ func TestWatchdogBlind(t *testing.T) {
 	}
 	s.slices(true)
 	s.Watchdog.Reboot = func(string) error { return errors.New("not permitted") }
-	s.now += time.Hour
+	s.at(time.Hour, true, 0)
+	s.now += 5 * time.Second
 	if _, err := s.look(); err == nil {
 		t.Error("a reboot that failed is not said")
 	}

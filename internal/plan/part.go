@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,55 +42,101 @@ func (p *Plan) Numbered(n int) *Block {
 	return &p.Blocks[i]
 }
 
-// Cut is what running a slice of a region takes: the region's slices, their blocks, edges and
+// cutter makes the parts of a plan. It looks at the plan once for all of them: to look once for
+// each took 79 s for ten thousand regions, where this takes 0.2 s (BenchmarkParts).
+type cutter struct {
+	p       *Plan
+	slices  map[int][]int       // by region: indices in the plan, in its order
+	blocks  map[int][]int       // the same; what several regions run is in each
+	edges   map[int][]int       // the same, of those within it
+	left    map[int]bool        // regions that an edge leaves to another node
+	written map[string][]string // by sink, what it takes: what its first edge with a schema carries
+}
+
+func (p *Plan) cutter() *cutter {
+	c := &cutter{
+		p: p, slices: map[int][]int{}, blocks: map[int][]int{}, edges: map[int][]int{}, left: map[int]bool{}, written: map[string][]string{},
+	}
+	for i := range p.Slices {
+		r := p.Slices[i].Region
+		c.slices[r] = append(c.slices[r], i)
+	}
+	in := map[string][]int{} // the regions that run a block, ascending
+	for _, r := range slices.Sorted(maps.Keys(c.slices)) {
+		for _, i := range c.slices[r] {
+			for _, b := range p.Slices[i].Blocks {
+				if rs := in[b]; len(rs) == 0 || rs[len(rs)-1] != r {
+					in[b] = append(rs, r)
+				}
+			}
+		}
+	}
+	for i := range p.Edges {
+		e := &p.Edges[i]
+		if _, ok := c.written[e.To]; !ok && e.Schema != "" {
+			c.written[e.To] = []string{e.Schema}
+		}
+		for _, r := range in[e.From] {
+			if _, ok := slices.BinarySearch(in[e.To], r); ok {
+				c.edges[r] = append(c.edges[r], i)
+			} else if e.Remote {
+				c.left[r] = true
+			}
+		}
+		if !e.Remote {
+			continue
+		}
+		for _, r := range in[e.To] {
+			if _, ok := slices.BinarySearch(in[e.From], r); !ok {
+				c.left[r] = true
+			}
+		}
+	}
+	for i := range p.Blocks {
+		for _, r := range in[p.Blocks[i].Name] {
+			c.blocks[r] = append(c.blocks[r], i)
+		}
+	}
+	return c
+}
+
+// cut is what running a slice of a region takes: the region's slices, their blocks, edges and
 // schemas, and all parameters. What only people and the scheduler read is left out. A region
 // and not a slice, because what a slice does with a row may depend on blocks further down the
 // stream, and streams end within their region.
 //
 // ok is false where the plan has no such region, or an edge leaves it.
-func (p *Plan) Cut(region int) (part *Plan, ok bool) {
-	c := &Plan{
-		Version: p.Version, Name: p.Name, Herd: p.Herd, Source: p.Source, Native: p.Native, CodeDigest: p.CodeDigest,
-		Params: p.Params, Schemas: map[string]Schema{}, Part: &Part{Region: region},
-	}
-	own := map[string]bool{}
-	for _, s := range p.Slices {
-		if s.Region != region {
-			continue
-		}
-		s.Affinity = Affinity{}
-		c.Slices = append(c.Slices, s)
-		for _, b := range s.Blocks {
-			own[b] = true
-		}
-	}
-	if len(c.Slices) == 0 {
+func (c *cutter) cut(region int) (part *Plan, ok bool) {
+	if len(c.slices[region]) == 0 || c.left[region] {
 		return nil, false
 	}
-	c.Regions = []Region{p.Regions[region]}
-	need := map[string]bool{}
-	for _, e := range p.Edges {
-		if own[e.From] != own[e.To] && e.Remote {
-			return nil, false
-		}
-		if own[e.From] && own[e.To] {
-			c.Edges = append(c.Edges, e)
-			need[e.Schema] = true
-		}
+	p := c.p
+	part = &Plan{
+		Version: p.Version, Name: p.Name, Herd: p.Herd, Source: p.Source, Native: p.Native, CodeDigest: p.CodeDigest,
+		Params: p.Params, Schemas: map[string]Schema{}, Regions: []Region{p.Regions[region]}, Part: &Part{Region: region},
 	}
-	for i, b := range p.Blocks {
-		if !own[b.Name] {
-			continue
-		}
+	for _, i := range c.slices[region] {
+		s := p.Slices[i]
+		s.Affinity = Affinity{}
+		part.Slices = append(part.Slices, s)
+	}
+	need := map[string]bool{}
+	for _, i := range c.edges[region] {
+		part.Edges = append(part.Edges, p.Edges[i])
+		need[p.Edges[i].Schema] = true
+	}
+	for _, i := range c.blocks[region] {
+		b := p.Blocks[i]
 		b.Prose, b.Requires, b.Affinity = "", Requires{}, Affinity{}
 		if b.Kind == KindSink && len(b.In) == 0 {
-			b.In = p.written(b.Name)
+			// It does not say what it takes; that may come from another region.
+			b.In = c.written[b.Name]
 		}
 		for _, s := range append([]string{b.Contract, b.Out}, b.In...) {
 			need[s] = true
 		}
-		c.Blocks = append(c.Blocks, b)
-		c.Part.Blocks = append(c.Part.Blocks, i)
+		part.Blocks = append(part.Blocks, b)
+		part.Part.Blocks = append(part.Part.Blocks, i)
 	}
 	for name := range need {
 		s, ok := p.Schemas[name]
@@ -100,23 +147,12 @@ func (p *Plan) Cut(region int) (part *Plan, ok bool) {
 		for i := range s.Fields {
 			s.Fields[i].Doc = ""
 		}
-		c.Schemas[name] = s
+		part.Schemas[name] = s
 	}
-	return c, true
+	return part, true
 }
 
-// written is what a sink takes that does not say it: what its first edge carries, which may
-// come from another region.
-func (p *Plan) written(sink string) []string {
-	for _, e := range p.Edges {
-		if e.To == sink && e.Schema != "" {
-			return []string{e.Schema}
-		}
-	}
-	return nil
-}
-
-// ValidatePart is Validate for what Cut made.
+// ValidatePart is Validate for a part.
 func (p *Plan) ValidatePart() error {
 	if p.Part == nil || len(p.Part.Blocks) != len(p.Blocks) {
 		return fmt.Errorf("it is no part of a plan")
@@ -151,8 +187,9 @@ const PartsFile = "parts"
 // runs from the whole plan. The same plan gives the same bytes.
 func (p *Plan) Parts() []byte {
 	var index, parts bytes.Buffer
+	cutter := p.cutter()
 	for _, r := range p.Regions {
-		c, ok := p.Cut(r.ID)
+		c, ok := cutter.cut(r.ID)
 		if !ok {
 			continue
 		}

@@ -114,59 +114,80 @@ func main() {
 	}
 }
 
-// run takes the figures that args ask for, prints them to stdout and saves them.
-func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
+// options say which figures are taken, and how.
+type options struct {
+	groups         []group
+	queued         []int
+	rounds         int
+	quick, keep    bool
+	root, out, tmp string
+}
+
+// parse reads the flags. What is wrong, and help, goes to stderr.
+func parse(args []string, stderr io.Writer) (options, error) {
+	var o options
 	fs := flag.NewFlagSet("bench", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	only := fs.String("only", "", "groups, separated by commas; empty: all")
-	quick := fs.Bool("quick", false, "small sizes and few rounds: shows that it works, measures little")
-	rounds := fs.Int("rounds", 0, "rounds of each measurement; 0: as each group needs")
-	root := fs.String("root", ".", "folder of the repository, with bin/ built")
-	out := fs.String("out", "", "folder for results.json and plots; empty: build/bench, and build/bench/quick for what measures little")
-	tmp := fs.String("tmp", "", "folder for data, on the disk to measure; empty: the system's")
-	keep := fs.Bool("keep", false, "leave the temporary folder")
+	fs.BoolVar(&o.quick, "quick", false, "small sizes and few rounds: shows that it works, measures little")
+	fs.IntVar(&o.rounds, "rounds", 0, "rounds of each measurement; 0: as each group needs")
+	fs.StringVar(&o.root, "root", ".", "folder of the repository, with bin/ built")
+	fs.StringVar(&o.out, "out", "", "folder for results.json and plots; empty: build/bench, and build/bench/quick for what measures little")
+	fs.StringVar(&o.tmp, "tmp", "", "folder for data, on the disk to measure; empty: the system's")
+	fs.BoolVar(&o.keep, "keep", false, "leave the temporary folder")
 	queued := fs.String("queued", "", "system: how many runs wait, numbers separated by commas, ascending; empty: 0,10000,100000")
+	fs.Usage = func() {
+		fmt.Fprint(stderr, "usage: bench [flags]\n\nMeasures Runink against its peers.\n  bench -only rows,launch\n  bench -quick\n"+
+			"  bench -only system -queued 0,1000 -rounds 3\n\n")
+		fs.PrintDefaults()
+	}
 	if err := fs.Parse(args); err != nil {
-		return err
+		return o, err
 	}
 	if fs.NArg() > 0 {
-		return fmt.Errorf("unknown argument %q (groups are named with -only)", fs.Arg(0))
+		return o, fmt.Errorf("unknown argument %q (groups are named with -only)", fs.Arg(0))
 	}
-	chosen, err := choose(*only)
+	var err error
+	if o.groups, err = choose(*only); err != nil {
+		return o, err
+	}
+	o.queued, err = queueSizes(*queued, o.quick)
+	return o, err
+}
+
+// run takes the figures that args ask for, prints them to stdout and saves them.
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
+	o, err := parse(args, stderr)
 	if err != nil {
 		return err
 	}
-	sizes, err := queueSizes(*queued, *quick)
+	abs, err := filepath.Abs(o.root)
 	if err != nil {
 		return err
 	}
-	abs, err := filepath.Abs(*root)
-	if err != nil {
-		return err
-	}
-	dir, err := os.MkdirTemp(*tmp, "runink-bench-")
+	dir, err := os.MkdirTemp(o.tmp, "runink-bench-")
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if *keep {
+		if o.keep {
 			fmt.Fprintln(stderr, "kept:", dir)
 			return
 		}
 		err = errors.Join(err, os.RemoveAll(dir))
 	}()
-	if *out == "" {
-		*out = filepath.Join(abs, "build", "bench")
-		if *quick {
-			*out = filepath.Join(*out, "quick")
+	if o.out == "" {
+		o.out = filepath.Join(abs, "build", "bench")
+		if o.quick {
+			o.out = filepath.Join(o.out, "quick")
 		}
 	}
-	if err := os.MkdirAll(*out, 0o755); err != nil {
+	if err := os.MkdirAll(o.out, 0o755); err != nil {
 		return err
 	}
-	b := &bench{root: abs, dir: dir, out: *out, npm: filepath.Join(abs, "build", "bench", "npm"), quick: *quick, rounds: *rounds, queued: sizes, log: stderr}
+	b := &bench{root: abs, dir: dir, out: o.out, npm: filepath.Join(abs, "build", "bench", "npm"), quick: o.quick, rounds: o.rounds, queued: o.queued, log: stderr}
 	var all error
-	for _, g := range chosen {
+	for _, g := range o.groups {
 		b.group = g
 		b.logf("== %s: %s", g.name, g.what)
 		if err := g.run(ctx, b); err != nil {
@@ -177,7 +198,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 		}
 	}
 	if len(b.results) > 0 {
-		if err := save(filepath.Join(*out, "results.json"), b.results); err != nil {
+		if err := save(filepath.Join(o.out, "results.json"), b.results); err != nil {
 			all = errors.Join(all, err)
 		}
 		all = errors.Join(all, table(stdout, b.results))

@@ -20,6 +20,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -57,8 +58,28 @@ func main() {
 }
 
 func run(ctx context.Context, args []string) error {
+	o, err := parse(args, os.Stderr)
+	if err != nil {
+		return err
+	}
+	for _, f := range []string{o.bin, o.engine} {
+		if _, err := os.Stat(f); err != nil {
+			return fmt.Errorf("%w: run `make build` first", err)
+		}
+	}
+	return up(ctx, o)
+}
+
+// parse reads the flags. What is wrong, and help, goes to stderr.
+func parse(args []string, stderr io.Writer) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("dev", flag.ContinueOnError)
+	fs.SetOutput(stderr)
+	fs.Usage = func() {
+		fmt.Fprint(stderr, "usage: runink-dev [flags]\n\nRuns a cluster of one node on this host, until Ctrl-C.\n"+
+			"  runink-dev -once\n  runink-dev -example= -dir /tmp/dev\n\n")
+		fs.PrintDefaults()
+	}
 	fs.StringVar(&o.dir, "dir", "build/dev", "`folder` for state, logs and the operator's files; emptied at each start")
 	fs.StringVar(&o.bin, "bin", "bin/runink", "the runink `binary`")
 	fs.StringVar(&o.engine, "engine", "bin/runink-engine", "the stock `engine`, for bundles of built-in steps, with engine-net beside it")
@@ -67,10 +88,10 @@ func run(ctx context.Context, args []string) error {
 	fs.BoolVar(&o.once, "once", false, "end after the example")
 	fs.DurationVar(&o.timeout, "timeout", 5*time.Minute, "give up after so long, the example included")
 	if err := fs.Parse(args); err != nil {
-		return err
+		return o, err
 	}
 	if fs.NArg() > 0 {
-		return fmt.Errorf("%q: it takes flags only, see -help", fs.Arg(0))
+		return o, fmt.Errorf("%q: it takes flags only, see -help", fs.Arg(0))
 	}
 	for _, p := range []*string{&o.dir, &o.bin, &o.engine, &o.outputs} {
 		if *p == "" {
@@ -78,14 +99,9 @@ func run(ctx context.Context, args []string) error {
 		}
 		abs, err := filepath.Abs(*p)
 		if err != nil {
-			return err
+			return o, err
 		}
 		*p = abs
 	}
-	for _, f := range []string{o.bin, o.engine} {
-		if _, err := os.Stat(f); err != nil {
-			return fmt.Errorf("%w: run `make build` first", err)
-		}
-	}
-	return up(ctx, o)
+	return o, nil
 }

@@ -43,27 +43,40 @@ func main() {
 			return
 		}
 	}
-	binary := flag.String("binary", "", "static `file` that becomes PID 1 (default: build -package)")
-	engine := flag.String("engine", "", "static `file` that becomes the stock engine; file-net beside it becomes the one with edges between nodes")
-	pkg := flag.String("package", "./cmd/runink", "main `package` that becomes PID 1")
-	out := flag.String("out", "build/image", "`folder` of the results")
-	cache := flag.String("cache", "build/cache", "`folder` of downloads")
-	kind := flag.String("kind", string(image.Cloud), "`cloud` for virtual machines, metal for any machine and for boot media")
-	level := flag.Int("level", 10, "zstd level, 1 to 22; use 19 for a release")
-	flag.Usage = func() {
-		fmt.Fprint(flag.CommandLine.Output(), usage())
-		flag.PrintDefaults()
-	}
-	flag.Parse()
-	if flag.NArg() > 0 {
-		end(errs.E(errs.Invalid, "read command", "there is no command %q", flag.Arg(0)).
+	o, fs := flags(flag.ExitOnError)
+	end(fs.Parse(os.Args[1:]))
+	if fs.NArg() > 0 {
+		end(errs.E(errs.Invalid, "read command", "there is no command %q", fs.Arg(0)).
 			WithHint("%s; or flags only, for kernel and initramfs. Each has -help", strings.Join(slices.Sorted(maps.Keys(media)), ", ")))
 	}
-	if *level < 1 || *level > 22 || *kind != string(image.Cloud) && *kind != string(image.Metal) {
-		flag.Usage()
+	if o.level < 1 || o.level > 22 || o.kind != string(image.Cloud) && o.kind != string(image.Metal) {
+		fs.Usage()
 		os.Exit(2)
 	}
-	end(build(ctx, image.Kind(*kind), *binary, *engine, *pkg, *out, *cache, *level))
+	end(build(ctx, *o))
+}
+
+// options say what is built when there is no command.
+type options struct {
+	binary, engine, pkg, out, cache, kind string
+	level                                 int
+}
+
+// flags are those without a command.
+func flags(wrong flag.ErrorHandling) (*options, *flag.FlagSet) {
+	o, fs := &options{}, flag.NewFlagSet("runink-image", wrong)
+	fs.StringVar(&o.binary, "binary", "", "static `file` that becomes PID 1 (default: build -package)")
+	fs.StringVar(&o.engine, "engine", "", "static `file` that becomes the stock engine; file-net beside it becomes the one with edges between nodes")
+	fs.StringVar(&o.pkg, "package", "./cmd/runink", "main `package` that becomes PID 1")
+	fs.StringVar(&o.out, "out", "build/image", "`folder` of the results")
+	fs.StringVar(&o.cache, "cache", "build/cache", "`folder` of downloads")
+	fs.StringVar(&o.kind, "kind", string(image.Cloud), "`cloud` for virtual machines, metal for any machine and for boot media")
+	fs.IntVar(&o.level, "level", 10, "zstd level, 1 to 22; use 19 for a release")
+	fs.Usage = func() {
+		fmt.Fprint(fs.Output(), usage())
+		fs.PrintDefaults()
+	}
+	return o, fs
 }
 
 // usage says what there is to type, with an example of each.
@@ -94,19 +107,19 @@ func end(err error) {
 	}
 }
 
-func build(ctx context.Context, kind image.Kind, binary, engine, pkg, out, cache string, level int) error {
-	lock, err := map[image.Kind]func() (image.Lock, error){image.Cloud: image.KernelLock, image.Metal: image.MetalLock}[kind]()
+func build(ctx context.Context, o options) error {
+	lock, err := map[image.Kind]func() (image.Lock, error){image.Cloud: image.KernelLock, image.Metal: image.MetalLock}[image.Kind(o.kind)]()
 	if err != nil {
 		return err
 	}
-	if binary == "" {
+	if o.binary == "" {
 		tmp, err := os.MkdirTemp("", "image-")
 		if err != nil {
 			return err
 		}
 		defer os.RemoveAll(tmp)
-		binary = filepath.Join(tmp, "init")
-		if err := image.GoBuild(ctx, ".", pkg, binary); err != nil {
+		o.binary = filepath.Join(tmp, "init")
+		if err := image.GoBuild(ctx, ".", o.pkg, o.binary); err != nil {
 			return err
 		}
 	}
@@ -115,7 +128,7 @@ func build(ctx context.Context, kind image.Kind, binary, engine, pkg, out, cache
 		return err
 	}
 	res, err := image.Build(ctx, image.Options{
-		Binary: binary, Engine: engine, Out: out, Cache: cache, Level: level, BuildTime: at, Lock: lock, Weigh: true,
+		Binary: o.binary, Engine: o.engine, Out: o.out, Cache: o.cache, Level: o.level, BuildTime: at, Lock: lock, Weigh: true,
 		Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
 	})
 	if err != nil {
@@ -128,7 +141,7 @@ func build(ctx context.Context, kind image.Kind, binary, engine, pkg, out, cache
 	if !res.Manifest.Kernel.Locked {
 		fmt.Printf("UNLOCKED                 kernel %s %s is not the one in the lock file in image/\n", res.Manifest.Kernel.Package, res.Manifest.Kernel.Version)
 	}
-	fmt.Printf("written to               %s\n", out)
+	fmt.Printf("written to               %s\n", o.out)
 	return nil
 }
 

@@ -38,11 +38,39 @@ func writeConfig(ctx context.Context, o image.MediaOptions) error {
 // `runink cluster init` print them. Each key is a flag too.
 func writeMedia(ctx context.Context, name string, args []string) error {
 	kind := media[name]
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	o := image.MediaOptions{}
+	o, fs := mediaFlags(name)
+	fs.SetOutput(io.Discard) // what is wrong is told once, by end
+	if err := fs.Parse(args); err != nil {
+		fs.SetOutput(os.Stderr)
+		fs.Usage()
+		if err == flag.ErrHelp {
+			return nil
+		}
+		return errs.E(errs.Invalid, "read flags", "%w", err)
+	}
+	// The words may be one argument: a shell variable, or a line in quotes.
+	for _, w := range fs.Args() {
+		o.Words = append(o.Words, strings.Fields(w)...)
+	}
+	if err := complete(o.Words); err != nil {
+		return err
+	}
+	if err := kind.write(ctx, *o); err != nil {
+		return err
+	}
+	return describe(o.Out)
+}
+
+// mediaFlags are those of a subcommand.
+func mediaFlags(name string) (*image.MediaOptions, *flag.FlagSet) {
+	o, fs := &image.MediaOptions{}, flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.Usage = func() {
+		fmt.Fprintf(fs.Output(), "usage: runink-image %s [flags] [runink.KEY=VALUE…]\n\nWrites %s.\n"+
+			"  runink-image %[3]s\n  runink-image %[1]s --node n7 --cluster c1 --role worker --ca sha256:… --join 10.0.0.1:7460 --token …\n\n", name, media[name].what, media[name].example)
+		fs.PrintDefaults()
+	}
 	fs.StringVar(&o.Image, "image", "build/metal", "`folder` of a metal image")
-	fs.StringVar(&o.Out, "out", kind.out, "`file` to write")
+	fs.StringVar(&o.Out, "out", media[name].out, "`file` to write")
 	if name == "disk" {
 		fs.Func("state-size", "`MiB` of the state partition (default 2048)", func(v string) error {
 			n, err := strconv.ParseInt(v, 10, 32)
@@ -56,30 +84,7 @@ func writeMedia(ctx context.Context, name string, args []string) error {
 			return nil
 		})
 	}
-	// The words may be one argument: a shell variable, or a line in quotes.
-	rest := func(words []string) {
-		for _, w := range words {
-			o.Words = append(o.Words, strings.Fields(w)...)
-		}
-	}
-	if err := fs.Parse(args); err != nil {
-		fmt.Fprintf(os.Stderr, "usage: runink-image %s [flags] [runink.KEY=VALUE…]\n\nWrites %s.\n"+
-			"  runink-image %[3]s\n  runink-image %[1]s --node n7 --cluster c1 --role worker --ca sha256:… --join 10.0.0.1:7460 --token …\n\n", name, kind.what, kind.example)
-		fs.SetOutput(os.Stderr)
-		fs.PrintDefaults()
-		if err == flag.ErrHelp {
-			return nil
-		}
-		return errs.E(errs.Invalid, "read flags", "%w", err)
-	}
-	rest(fs.Args())
-	if err := complete(o.Words); err != nil {
-		return err
-	}
-	if err := kind.write(ctx, o); err != nil {
-		return err
-	}
-	return describe(o.Out)
+	return o, fs
 }
 
 // describe prints what was written, so that it can be compared after it was copied.

@@ -35,12 +35,26 @@ var accepted = []struct{ name, sentence string }{
 }
 
 func main() {
-	list := flag.Bool("list", false, "print every module and its licence")
-	flag.Parse()
-	if err := run(*list); err != nil {
+	list, fs := flags(flag.ExitOnError)
+	err := fs.Parse(os.Args[1:])
+	if err == nil { // ExitOnError ends before
+		err = run(*list)
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "licences:", err)
 		os.Exit(1)
 	}
+}
+
+// flags are the program's.
+func flags(wrong flag.ErrorHandling) (list *bool, fs *flag.FlagSet) {
+	fs = flag.NewFlagSet("licences", wrong)
+	list = fs.Bool("list", false, "print every module and its licence")
+	fs.Usage = func() {
+		fmt.Fprint(fs.Output(), "usage: licences [flags]\n\nFails where a linked module has no licence that we accept.\n  licences -list\n\n")
+		fs.PrintDefaults()
+	}
+	return list, fs
 }
 
 type module struct {

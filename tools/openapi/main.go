@@ -94,6 +94,7 @@ func complete(doc *openapi3.T) error {
 			if err := answers(op); err != nil {
 				return fmt.Errorf("%s %s: %w", method, path, err)
 			}
+			keyed(op)
 			if idempotent(doc, op) {
 				op.Parameters = append(op.Parameters, &openapi3.ParameterRef{Value: openapi3.NewHeaderParameter("Idempotency-Key").
 					WithDescription("the request id; makes the request safe to send again").
@@ -317,6 +318,20 @@ func answers(op *openapi3.Operation) error {
 	ok.Value.WithDescription("A stream.").WithContent(forms)
 	op.Responses.Set("307", &openapi3.ResponseRef{Value: openapi3.NewResponse().WithDescription("Another control node leads: its address is in Location.").WithContent(content)})
 	return nil
+}
+
+// keyed describes query parameters that are maps as what they are, name[KEY]=VALUE: the
+// generator writes the type of the key in the key's place.
+func keyed(op *openapi3.Operation) {
+	for _, p := range op.Parameters {
+		name, ok := strings.CutSuffix(p.Value.Name, "[string]")
+		if !ok || p.Value.In != openapi3.ParameterInQuery {
+			continue
+		}
+		explode := true
+		p.Value.Name, p.Value.Style, p.Value.Explode = name, openapi3.SerializationDeepObject, &explode
+		p.Value.Schema = openapi3.NewObjectSchema().WithAdditionalProperties(p.Value.Schema.Value).NewRef()
+	}
 }
 
 // idempotent reports whether an operation takes a request id.

@@ -29,6 +29,11 @@ func parse(command string, args []string, out io.Writer) (options, error) {
 	var o options
 	fs := flag.NewFlagSet("qemu-cluster "+command, flag.ContinueOnError)
 	fs.SetOutput(io.Discard) // wrong flags are told once, by main
+	fs.Usage = func() {
+		fmt.Fprintf(fs.Output(), "usage: qemu-cluster %s [flags]\n\n  qemu-cluster up -nodes 5 -example=   # machines only\n"+
+			"  qemu-cluster down                    # end them\n\n", command)
+		fs.PrintDefaults()
+	}
 	fs.IntVar(&o.nodes, "nodes", 3, fmt.Sprintf("number of nodes, 1 to %d; beyond three they are workers", maxNodes))
 	fs.StringVar(&o.dir, "dir", "build/cluster", "`folder` for disks, consoles and the operator's files")
 	fs.StringVar(&o.bin, "bin", "bin/runink", "the runink `binary`")

@@ -68,6 +68,7 @@ var shown = []proof{
 	{"TestBuiltInStepsRunOnTheImagesEngine", "pipelines of built-in steps run on the engine in the image"},
 	{"TestCommands", "what README.md and docs tell people to type works"},
 	{"TestExamplesOfHelpWork", "so do the examples of --help and of the man pages"},
+	{"TestProgramsHoldTheirExamples", "and those of the developers' programs are parsed by the flags they have"},
 	{"TestTypedMedia", "and the commands of docs/boot.md that make media"},
 	{"TestBashCompletes", "completions in a real bash, with its package and without"},
 	{"TestDocumentIsLinted", "the OpenAPI document describes every operation, parameter and property"},

@@ -45,27 +45,16 @@ type options struct {
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	var o options
-	flag.StringVar(&o.run, "run", "", "run only tests that match this `regexp`")
-	flag.StringVar(&o.skip, "skip", "", "do not run tests that match this `regexp`")
-	flag.BoolVar(&o.verbose, "v", false, "print every test")
-	flag.BoolVar(&o.short, "short", false, "tell tests to be brief")
-	flag.StringVar(&o.json, "json", "", "also write events as `go test -json` does to this `file`")
-	flag.StringVar(&o.console, "console", "", "write the machine's console to this `file`")
-	flag.DurationVar(&o.timeout, "timeout", 5*time.Minute, "limit for a package, times the machine's time scale")
-	flag.StringVar(&o.cache, "cache", "", "folder of downloads (default build/cache of the module)")
-	flag.Int64Var(&o.memory, "memory", 3072, "memory of the machine in `MiB`")
-	flag.IntVar(&o.cpus, "cpus", 2, "processors of the machine")
-	flag.Usage = func() {
-		fmt.Fprintf(os.Stderr, "usage: vmtest [flags] packages\n\nRuns the tests with build tag vm in a virtual machine.\n  vmtest -v ./slice/...\n\n")
-		flag.PrintDefaults()
-	}
-	flag.Parse()
-	if o.patterns = flag.Args(); len(o.patterns) == 0 {
-		flag.Usage()
+	o, fs := flags(flag.ExitOnError)
+	if err := fs.Parse(os.Args[1:]); err != nil { // ExitOnError ends before
+		fmt.Fprintln(os.Stderr, "vmtest:", err)
 		os.Exit(2)
 	}
-	failed, err := vmtest(ctx, o, os.Stdout)
+	if o.patterns = fs.Args(); len(o.patterns) == 0 {
+		fs.Usage()
+		os.Exit(2)
+	}
+	failed, err := vmtest(ctx, *o, os.Stdout)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "vmtest:", err)
 		os.Exit(2)
@@ -73,6 +62,26 @@ func main() {
 	if failed {
 		os.Exit(1)
 	}
+}
+
+// flags are the program's.
+func flags(wrong flag.ErrorHandling) (*options, *flag.FlagSet) {
+	o, fs := &options{}, flag.NewFlagSet("vmtest", wrong)
+	fs.StringVar(&o.run, "run", "", "run only tests that match this `regexp`")
+	fs.StringVar(&o.skip, "skip", "", "do not run tests that match this `regexp`")
+	fs.BoolVar(&o.verbose, "v", false, "print every test")
+	fs.BoolVar(&o.short, "short", false, "tell tests to be brief")
+	fs.StringVar(&o.json, "json", "", "also write events as `go test -json` does to this `file`")
+	fs.StringVar(&o.console, "console", "", "write the machine's console to this `file`")
+	fs.DurationVar(&o.timeout, "timeout", 5*time.Minute, "limit for a package, times the machine's time scale")
+	fs.StringVar(&o.cache, "cache", "", "folder of downloads (default build/cache of the module)")
+	fs.Int64Var(&o.memory, "memory", 3072, "memory of the machine in `MiB`")
+	fs.IntVar(&o.cpus, "cpus", 2, "processors of the machine")
+	fs.Usage = func() {
+		fmt.Fprint(fs.Output(), "usage: vmtest [flags] packages\n\nRuns the tests with build tag vm in a virtual machine.\n  vmtest -v ./slice/...\n\n")
+		fs.PrintDefaults()
+	}
+	return o, fs
 }
 
 // vmtest reports whether a test failed; an error is a failure to run them at all.

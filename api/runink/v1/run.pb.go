@@ -1019,11 +1019,14 @@ func (x *PlacementReason) GetAvailable() string {
 }
 
 type RunLogsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`          // of the run
-	Slice         string                 `protobuf:"bytes,2,opt,name=slice,proto3" json:"slice,omitempty"`    // empty: all
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`   // 0: the newest
-	Follow        bool                   `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"` // go on with what is written from now on
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Id     string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`          // of the run
+	Slice  string                 `protobuf:"bytes,2,opt,name=slice,proto3" json:"slice,omitempty"`    // empty: all
+	Epoch  uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`   // 0: the newest
+	Follow bool                   `protobuf:"varint,4,opt,name=follow,proto3" json:"follow,omitempty"` // go on with what is written from now on
+	// By slice: with follow and without epoch, the attempt to begin with, for who followed
+	// before and was cut off. Slices that are left out begin with their newest.
+	From          map[string]uint64 `protobuf:"bytes,5,rep,name=from,proto3" json:"from,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1084,6 +1087,13 @@ func (x *RunLogsRequest) GetFollow() bool {
 		return x.Follow
 	}
 	return false
+}
+
+func (x *RunLogsRequest) GetFrom() map[string]uint64 {
+	if x != nil {
+		return x.From
+	}
+	return nil
 }
 
 type RunLogChunk struct {
@@ -1254,12 +1264,16 @@ const file_runink_v1_run_proto_rawDesc = "" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1c\n" +
 	"\tdimension\x18\x03 \x01(\tR\tdimension\x12\x16\n" +
 	"\x06wanted\x18\x04 \x01(\tR\x06wanted\x12\x1c\n" +
-	"\tavailable\x18\x05 \x01(\tR\tavailable\"m\n" +
+	"\tavailable\x18\x05 \x01(\tR\tavailable\"\xdf\x01\n" +
 	"\x0eRunLogsRequest\x12\x17\n" +
 	"\x02id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\x01R\x02id\x12\x14\n" +
 	"\x05slice\x18\x02 \x01(\tR\x05slice\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06follow\x18\x04 \x01(\bR\x06follow\"}\n" +
+	"\x06follow\x18\x04 \x01(\bR\x06follow\x127\n" +
+	"\x04from\x18\x05 \x03(\v2#.runink.v1.RunLogsRequest.FromEntryR\x04from\x1a7\n" +
+	"\tFromEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\x04R\x05value:\x028\x01\"}\n" +
 	"\vRunLogChunk\x12\x14\n" +
 	"\x05slice\x18\x01 \x01(\tR\x05slice\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -1288,7 +1302,7 @@ func file_runink_v1_run_proto_rawDescGZIP() []byte {
 	return file_runink_v1_run_proto_rawDescData
 }
 
-var file_runink_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_runink_v1_run_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_runink_v1_run_proto_goTypes = []any{
 	(*Run)(nil),                   // 0: runink.v1.Run
 	(*RunInput)(nil),              // 1: runink.v1.RunInput
@@ -1309,50 +1323,52 @@ var file_runink_v1_run_proto_goTypes = []any{
 	nil,                           // 16: runink.v1.Run.ParamsEntry
 	nil,                           // 17: runink.v1.Run.CountsEntry
 	nil,                           // 18: runink.v1.SubmitRunRequest.ParamsEntry
-	(*timestamppb.Timestamp)(nil), // 19: google.protobuf.Timestamp
-	(*SliceStatus)(nil),           // 20: runink.v1.SliceStatus
-	(*OutputPart)(nil),            // 21: runink.v1.OutputPart
-	(Consistency)(0),              // 22: runink.v1.Consistency
-	(*BlockCount)(nil),            // 23: runink.v1.BlockCount
+	nil,                           // 19: runink.v1.RunLogsRequest.FromEntry
+	(*timestamppb.Timestamp)(nil), // 20: google.protobuf.Timestamp
+	(*SliceStatus)(nil),           // 21: runink.v1.SliceStatus
+	(*OutputPart)(nil),            // 22: runink.v1.OutputPart
+	(Consistency)(0),              // 23: runink.v1.Consistency
+	(*BlockCount)(nil),            // 24: runink.v1.BlockCount
 }
 var file_runink_v1_run_proto_depIdxs = []int32{
 	16, // 0: runink.v1.Run.params:type_name -> runink.v1.Run.ParamsEntry
 	1,  // 1: runink.v1.Run.inputs:type_name -> runink.v1.RunInput
 	2,  // 2: runink.v1.Run.regions:type_name -> runink.v1.RunRegion
 	4,  // 3: runink.v1.Run.outputs:type_name -> runink.v1.RunOutput
-	19, // 4: runink.v1.Run.submitted:type_name -> google.protobuf.Timestamp
-	19, // 5: runink.v1.Run.started:type_name -> google.protobuf.Timestamp
-	19, // 6: runink.v1.Run.ended:type_name -> google.protobuf.Timestamp
+	20, // 4: runink.v1.Run.submitted:type_name -> google.protobuf.Timestamp
+	20, // 5: runink.v1.Run.started:type_name -> google.protobuf.Timestamp
+	20, // 6: runink.v1.Run.ended:type_name -> google.protobuf.Timestamp
 	17, // 7: runink.v1.Run.counts:type_name -> runink.v1.Run.CountsEntry
 	3,  // 8: runink.v1.RunRegion.slices:type_name -> runink.v1.RunSlice
-	20, // 9: runink.v1.RunSlice.status:type_name -> runink.v1.SliceStatus
-	21, // 10: runink.v1.RunOutput.parts:type_name -> runink.v1.OutputPart
+	21, // 9: runink.v1.RunSlice.status:type_name -> runink.v1.SliceStatus
+	22, // 10: runink.v1.RunOutput.parts:type_name -> runink.v1.OutputPart
 	18, // 11: runink.v1.SubmitRunRequest.params:type_name -> runink.v1.SubmitRunRequest.ParamsEntry
 	1,  // 12: runink.v1.SubmitRunRequest.inputs:type_name -> runink.v1.RunInput
-	22, // 13: runink.v1.GetRunRequest.consistency:type_name -> runink.v1.Consistency
-	22, // 14: runink.v1.ListRunsRequest.consistency:type_name -> runink.v1.Consistency
+	23, // 13: runink.v1.GetRunRequest.consistency:type_name -> runink.v1.Consistency
+	23, // 14: runink.v1.ListRunsRequest.consistency:type_name -> runink.v1.Consistency
 	0,  // 15: runink.v1.ListRunsResponse.runs:type_name -> runink.v1.Run
 	13, // 16: runink.v1.ExplainRunResponse.reasons:type_name -> runink.v1.PlacementReason
-	23, // 17: runink.v1.Run.CountsEntry.value:type_name -> runink.v1.BlockCount
-	5,  // 18: runink.v1.RunService.Submit:input_type -> runink.v1.SubmitRunRequest
-	6,  // 19: runink.v1.RunService.Get:input_type -> runink.v1.GetRunRequest
-	7,  // 20: runink.v1.RunService.List:input_type -> runink.v1.ListRunsRequest
-	9,  // 21: runink.v1.RunService.Watch:input_type -> runink.v1.WatchRunRequest
-	10, // 22: runink.v1.RunService.Cancel:input_type -> runink.v1.CancelRunRequest
-	11, // 23: runink.v1.RunService.Explain:input_type -> runink.v1.ExplainRunRequest
-	14, // 24: runink.v1.RunService.Logs:input_type -> runink.v1.RunLogsRequest
-	0,  // 25: runink.v1.RunService.Submit:output_type -> runink.v1.Run
-	0,  // 26: runink.v1.RunService.Get:output_type -> runink.v1.Run
-	8,  // 27: runink.v1.RunService.List:output_type -> runink.v1.ListRunsResponse
-	0,  // 28: runink.v1.RunService.Watch:output_type -> runink.v1.Run
-	0,  // 29: runink.v1.RunService.Cancel:output_type -> runink.v1.Run
-	12, // 30: runink.v1.RunService.Explain:output_type -> runink.v1.ExplainRunResponse
-	15, // 31: runink.v1.RunService.Logs:output_type -> runink.v1.RunLogChunk
-	25, // [25:32] is the sub-list for method output_type
-	18, // [18:25] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	19, // 17: runink.v1.RunLogsRequest.from:type_name -> runink.v1.RunLogsRequest.FromEntry
+	24, // 18: runink.v1.Run.CountsEntry.value:type_name -> runink.v1.BlockCount
+	5,  // 19: runink.v1.RunService.Submit:input_type -> runink.v1.SubmitRunRequest
+	6,  // 20: runink.v1.RunService.Get:input_type -> runink.v1.GetRunRequest
+	7,  // 21: runink.v1.RunService.List:input_type -> runink.v1.ListRunsRequest
+	9,  // 22: runink.v1.RunService.Watch:input_type -> runink.v1.WatchRunRequest
+	10, // 23: runink.v1.RunService.Cancel:input_type -> runink.v1.CancelRunRequest
+	11, // 24: runink.v1.RunService.Explain:input_type -> runink.v1.ExplainRunRequest
+	14, // 25: runink.v1.RunService.Logs:input_type -> runink.v1.RunLogsRequest
+	0,  // 26: runink.v1.RunService.Submit:output_type -> runink.v1.Run
+	0,  // 27: runink.v1.RunService.Get:output_type -> runink.v1.Run
+	8,  // 28: runink.v1.RunService.List:output_type -> runink.v1.ListRunsResponse
+	0,  // 29: runink.v1.RunService.Watch:output_type -> runink.v1.Run
+	0,  // 30: runink.v1.RunService.Cancel:output_type -> runink.v1.Run
+	12, // 31: runink.v1.RunService.Explain:output_type -> runink.v1.ExplainRunResponse
+	15, // 32: runink.v1.RunService.Logs:output_type -> runink.v1.RunLogChunk
+	26, // [26:33] is the sub-list for method output_type
+	19, // [19:26] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_runink_v1_run_proto_init() }
@@ -1368,7 +1384,7 @@ func file_runink_v1_run_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_runink_v1_run_proto_rawDesc), len(file_runink_v1_run_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

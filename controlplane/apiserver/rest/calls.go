@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -136,7 +137,8 @@ func complete(ctx context.Context, req any) error {
 // knownParameters refuses a parameter that names no field of d.
 func knownParameters(d protoreflect.MessageDescriptor, query url.Values) error {
 	for name := range query {
-		if !hasField(d, strings.Split(name, ".")) {
+		field, key, keyed := strings.Cut(name, "[")
+		if keyed && (!strings.HasSuffix(key, "]") || !utf8.ValidString(key)) || !hasField(d, strings.Split(field, "."), keyed) {
 			return errs.E(errs.Invalid, "check request", "there is no such parameter").WithField(name).
 				WithHint("there are: %s", strings.Join(scalarFields(d), ", "))
 		}
@@ -144,8 +146,9 @@ func knownParameters(d protoreflect.MessageDescriptor, query url.Values) error {
 	return nil
 }
 
-// hasField follows a path of names, each the field's own or its JSON name.
-func hasField(d protoreflect.MessageDescriptor, path []string) bool {
+// hasField follows a path of names, each the field's own or its JSON name. keyed: its end is a
+// map, of which a key is given.
+func hasField(d protoreflect.MessageDescriptor, path []string, keyed bool) bool {
 	for i, name := range path {
 		if d == nil {
 			return false
@@ -157,11 +160,12 @@ func hasField(d protoreflect.MessageDescriptor, path []string) bool {
 		if f == nil {
 			return false
 		}
+		last := i == len(path)-1
 		if f.IsMap() {
-			return false // has no form as a parameter
+			return keyed && last && f.MapValue().Message() == nil
 		}
 		d = f.Message()
-		if i == len(path)-1 && d != nil {
+		if last && (keyed || d != nil) {
 			return false // a message is given by its fields
 		}
 	}
@@ -171,7 +175,10 @@ func hasField(d protoreflect.MessageDescriptor, path []string) bool {
 func scalarFields(d protoreflect.MessageDescriptor) []string {
 	var out []string
 	for i := range d.Fields().Len() {
-		if f := d.Fields().Get(i); f.Message() == nil {
+		switch f := d.Fields().Get(i); {
+		case f.IsMap() && f.MapValue().Message() == nil:
+			out = append(out, string(f.Name())+"[KEY]")
+		case f.Message() == nil:
 			out = append(out, string(f.Name()))
 		}
 	}

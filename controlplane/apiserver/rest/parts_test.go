@@ -114,6 +114,13 @@ func TestKnownParameters(t *testing.T) {
 		"a scalar's field":   {runs, "herd.x=3", "herd.x"},
 		"a message":          {herd, "herd=3", "herd"},
 		"a map":              {label, "set=3", "set"},
+		"a key of a map":     {label, "set[a.b]=3", ""},
+		"without an end":     {label, "set[a=3", "set[a"},
+		"what is no text":    {label, "set[%ff]=3", "set[\xff]"},
+		"a scalar's key":     {runs, "herd[a]=3", "herd[a]"},
+		"a message's key":    {herd, "herd[a]=3", "herd[a]"},
+		"no map's key":       {label, "sets[a]=3", "sets[a]"},
+		"a map's field":      {label, "set.a=3", "set.a"},
 		"a list":             {label, "remove=a&remove=b", ""},
 		"a name with spaces": {runs, "+=1", " "},
 	} {
@@ -131,12 +138,15 @@ func TestKnownParameters(t *testing.T) {
 
 // FuzzKnownParameters: no name of a parameter ends in anything but an answer.
 func FuzzKnownParameters(f *testing.F) {
-	d := (&v1.PutHerdRequest{}).ProtoReflect().Descriptor()
+	herd, label := (&v1.PutHerdRequest{}).ProtoReflect().Descriptor(), (&v1.LabelNodeRequest{}).ProtoReflect().Descriptor()
 	f.Add("herd.quota.milli_cpu")
 	f.Add("..")
+	f.Add("set[a]")
 	f.Fuzz(func(t *testing.T, name string) {
-		if err := knownParameters(d, url.Values{name: {"1"}}); err == nil && !utf8.ValidString(name) {
-			t.Fatalf("%q is a field", name)
+		for _, d := range []protoreflect.MessageDescriptor{herd, label} {
+			if err := knownParameters(d, url.Values{name: {"1"}}); err == nil && !utf8.ValidString(name) {
+				t.Fatalf("%q is a field", name)
+			}
 		}
 	})
 }
