@@ -59,13 +59,13 @@ type kill struct {
 func (k *kill) left(running time.Duration) time.Duration { return k.at + k.grace - running }
 
 // grace is how long slices may outlive a kill that comes late after their deadline. The leader
-// counts from the deadline, so a watchdog that was held up makes it shorter, though it takes
-// some time to die. One that was away for all of K keeps nothing by haste: they were replaced.
+// counts K from the deadline, so a watchdog that was held up makes it shorter. One that was away
+// for all of K keeps nothing by haste: they were replaced.
 func (w *Watchdog) grace(late time.Duration) time.Duration {
 	if late >= w.K {
 		return w.K
 	}
-	return max(w.K-late, w.K/5)
+	return w.K - late
 }
 
 // How often it looks while slices are alive, and while none are: then nothing can be late. What

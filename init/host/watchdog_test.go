@@ -171,7 +171,7 @@ func TestWatchdogSuspended(t *testing.T) {
 	}{
 		{"over deadline and K", 3 * time.Second, false, false, night, 5 * time.Second},
 		{"over the deadline by less than K", 9 * time.Second, false, false, 3 * time.Second, 3 * time.Second},
-		{"over the deadline by nearly K", 9 * time.Second, false, false, 5999 * ms, time.Second},
+		{"over the deadline by nearly K", 9 * time.Second, false, false, 5500 * ms, 500 * ms},
 		{"right after the kill", 10 * time.Second, false, true, night, 5 * time.Second},
 		{"later after the kill", 12 * time.Second, false, true, night, 3 * time.Second},
 		{"without a keeper, right after the kill", 0, true, true, time.Hour, 5 * time.Second},
