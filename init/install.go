@@ -68,16 +68,17 @@ func (m *machine) keepBootDisk(d disk, o nodedisk.Options) (kept bool, err error
 		return false, err
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
-	kept, same, err := nodedisk.Keeps(dev, size, o)
+	node, err := nodedisk.FindNode(dev, size, o)
 	switch {
 	case err != nil:
 		return false, errs.Wrap("install on "+d.path(), err)
-	case same:
+	case node.Same:
 		m.log.Info("installed already: the disk is left as it is", "disk", d.path())
-	case kept:
-		m.log.Warn("installed already, with another image: the disk is left as it is, and this boot runs the image that it booted", "disk", d.path(), "running", m.image.Version)
+	case node.Stays:
+		m.log.Warn("installed already, with another image: the disk is left as it is, and this boot runs the image that it booted",
+			"disk", d.path(), "running", m.image.Version, "wiped_by", node.Word)
 	}
-	return kept, nil
+	return node.Stays, nil
 }
 
 // installOn writes a disk with what this machine booted from.

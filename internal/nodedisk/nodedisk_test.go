@@ -281,7 +281,7 @@ func TestDisksThatAreNotEmpty(t *testing.T) {
 
 // A disk that is the node's already is known, with whatever image, and stays unless it is
 // named to be wiped.
-func TestKeeps(t *testing.T) {
+func TestFindNode(t *testing.T) {
 	state := uuid.MustParse("0b5b6e0f-6a4c-4c5f-9d0e-000000000001")
 	unknown := func(t *testing.T, f *os.File) { // a disk image that nobody's words are on
 		t.Helper()
@@ -290,38 +290,39 @@ func TestKeeps(t *testing.T) {
 		install(t, f, diskSize, o)
 	}
 	for _, tt := range []struct {
-		name        string
-		put         func(*testing.T, *os.File)
-		wipe        string
-		keeps, same bool
+		name string
+		put  func(*testing.T, *os.File)
+		wipe string
+		want Node
 	}{
-		{"with this image", installed("v1", "n1", state), "", true, true},
-		{"with this image, and a word that wiped it once", installed("v1", "n1", state), "serial:S1", true, true},
-		{"with another", installed("v0", "n1", state), "", true, false},
-		{"with another, and a word that wiped it once", installed("v0", "n1", state), "serial:S1", true, false},
-		{"with another, to be wiped", installed("v0", "n1", state), "state:" + state.String(), false, false},
-		{"with another and no state, to be wiped", installed("v0", "n1", uuid.Nil), "serial:S1", false, false},
-		{"another node's", installed("v1", "n2", state), "", false, false},
-		{"nobody's in particular", unknown, "", false, false},
-		{"empty", func(*testing.T, *os.File) {}, "", false, false},
-		{"somebody's", on(0, []byte("XFSB")), "", false, false},
-		{"cut off", on(0, Label(bootIntent, state)), "", false, false},
+		{"with this image", installed("v1", "n1", state), "", Node{true, true, ""}},
+		{"with this image, and a word that wiped it once", installed("v1", "n1", state), "serial:S1", Node{true, true, ""}},
+		{"with another", installed("v0", "n1", state), "", Node{true, false, "state:" + state.String()}},
+		{"with another, and a word that wiped it once", installed("v0", "n1", state), "serial:S1", Node{true, false, "state:" + state.String()}},
+		{"with another, to be wiped", installed("v0", "n1", state), "state:" + state.String(), Node{}},
+		{"with another and no state, to be wiped", installed("v0", "n1", uuid.Nil), "serial:S1", Node{}},
+		{"with another and no state", installed("v0", "n1", uuid.Nil), "", Node{true, false, "serial:S1"}},
+		{"another node's", installed("v1", "n2", state), "", Node{}},
+		{"nobody's in particular", unknown, "", Node{}},
+		{"empty", func(*testing.T, *os.File) {}, "", Node{}},
+		{"somebody's", on(0, []byte("XFSB")), "", Node{}},
+		{"cut off", on(0, Label(bootIntent, state)), "", Node{}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newDisk(t, diskSize)
 			tt.put(t, f)
 			o := Options{Boot: Boot{Version: "v1"}, Cluster: "c1", Node: "n1", Wipe: tt.wipe, Names: []string{"serial:S1"}}
 			before := digest(t, f)
-			if keeps, same, err := Keeps(f, diskSize, o); err != nil || keeps != tt.keeps || same != tt.same {
-				t.Errorf("it stays: %t, with the same image: %t, %v", keeps, same, err)
+			if got, err := FindNode(f, diskSize, o); err != nil || got != tt.want {
+				t.Errorf("got %+v, %v, want %+v", got, err, tt.want)
 			}
 			if digest(t, f) != before {
 				t.Error("to look at it wrote to it")
 			}
 		})
 	}
-	if keeps, _, err := Keeps(newDisk(t, Sector), Sector, options(t, "v1", "n1")); err != nil || keeps {
-		t.Errorf("a disk of one sector: %t, %v", keeps, err)
+	if got, err := FindNode(newDisk(t, Sector), Sector, options(t, "v1", "n1")); err != nil || got.Stays {
+		t.Errorf("a disk of one sector: %+v, %v", got, err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -119,18 +120,41 @@ func Inspect(dev io.ReaderAt, size int64, o Options) (s State, what string, stat
 	return s, what + " and no state yet", state, nil
 }
 
-// Keeps reports whether a disk of size bytes is this node's already and is to stay as it is:
-// with the image of o, which is same then, or with another one while o.Wipe does not name
-// the disk. Of o.Boot only the version counts.
-func Keeps(dev io.ReaderAt, size int64, o Options) (keeps, same bool, err error) {
+// A Node is what a disk is to the node that may be on it already.
+type Node struct {
+	Stays bool   // it is this node's, and is not to be wiped
+	Same  bool   // with the same image
+	Word  string // the word that wipes it, if it is with another one; empty: it has none
+}
+
+// FindNode says whether a disk of size bytes is this node's already: with the image of o, or
+// with another one. Of o.Boot only the version counts.
+func FindNode(dev io.ReaderAt, size int64, o Options) (Node, error) {
 	if size < MinDisk {
-		return false, false, nil
+		return Node{}, nil
 	}
-	s, what, state, err := Inspect(dev, size, o)
+	s, _, state, err := Inspect(dev, size, o)
 	if err != nil {
-		return false, false, err
+		return Node{}, err
 	}
-	return s == Installed || s == Outdated && allowed(s, what, state, o) != nil, s == Installed, nil
+	switch names := o.wipedBy(state); {
+	case s == Installed:
+		return Node{Stays: true, Same: true}, nil
+	case s != Outdated || slices.Contains(names, o.Wipe):
+		return Node{}, nil
+	case len(names) == 0:
+		return Node{Stays: true}, nil
+	default:
+		return Node{Stays: true, Word: names[0]}, nil
+	}
+}
+
+// wipedBy are the words that wipe a disk which is not empty, with the state that is on it.
+func (o Options) wipedBy(state uuid.UUID) []string {
+	if state != uuid.Nil {
+		return []string{stateWord(state)}
+	}
+	return o.Names
 }
 
 // stateOf returns the UUID of the state whose second sector this is.
@@ -148,14 +172,9 @@ func allowed(s State, what string, state uuid.UUID, o Options) error {
 	if s != Foreign && s != Outdated {
 		return nil
 	}
-	names := o.Names
-	if state != uuid.Nil {
-		names = []string{stateWord(state)}
-	}
-	for _, n := range names {
-		if n == o.Wipe {
-			return nil
-		}
+	names := o.wipedBy(state)
+	if slices.Contains(names, o.Wipe) {
+		return nil
 	}
 	err := errs.E(errs.Conflict, op, "it is not empty: there is %s; nothing was written", what)
 	switch {
