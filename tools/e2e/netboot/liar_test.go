@@ -152,10 +152,9 @@ func lied(ctx context.Context, t *testing.T, b *bare) {
 	c.Switch.Partition(c.Port(b.vm), c.Port("uplink"), true)
 	defer c.Switch.Partition(c.Port(b.vm), c.Port("uplink"), false)
 	b.on(ctx, t, true)
-	for _, said := range []string{liarFile, `No bootable device|No more network devices`} {
-		if _, _, err := console.Wait(ctx, b.mark, regexp.MustCompile(said)); err != nil {
-			t.Fatal(err)
-		}
+	b.see(ctx, t, `tftp://`+liarServer.String()+`/`+regexp.QuoteMeta(liarFile))
+	if _, _, err := console.Wait(ctx, b.mark, regexp.MustCompile(`No bootable device|No more network devices`)); err != nil {
+		t.Fatal(err)
 	}
 	for _, line := range console.Since(b.mark) {
 		if strings.HasPrefix(line.Text, "runink: ") {
