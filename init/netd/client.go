@@ -105,6 +105,24 @@ func (c *client) remaining() time.Duration {
 	return c.lease.ttl - time.Since(c.lease.got)
 }
 
+// wait returns after d, when changed is closed or when ctx ends.
+func wait(ctx context.Context, d time.Duration, changed <-chan struct{}) {
+	if d == forever {
+		select {
+		case <-changed:
+		case <-ctx.Done():
+		}
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-changed:
+	case <-ctx.Done():
+	}
+}
+
 func (c *client) expire() {
 	if c.lease != nil && c.remaining() <= 0 {
 		c.drop("its lease ended")

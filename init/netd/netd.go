@@ -7,6 +7,9 @@
 // this process is dead (the kernel is told when the lease ends), and that the clock is
 // never stepped back once the node has a certificate.
 //
+// It connects to control nodes to find out whether a lease leads anywhere (reach.go), and says
+// nothing to them.
+//
 // It is a process of its own, with four capabilities, because it is what parses packets
 // of strangers. It never touches interfaces that are neither hardware nor a bond or VLAN that
 // the configuration names: those are netpol's.

@@ -51,21 +51,3 @@ func (d *daemon) dial(ctx context.Context) bool {
 	}
 	return false
 }
-
-// wait returns after d, when changed is closed or when ctx ends.
-func wait(ctx context.Context, d time.Duration, changed <-chan struct{}) {
-	if d == forever {
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
-		return
-	}
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-changed:
-	case <-ctx.Done():
-	}
-}
