@@ -139,14 +139,14 @@ func (c *client) drop(why string) {
 
 // accept binds a lease.
 func (c *client) accept(l *lease, how string) error {
+	if err := c.bind(l); err != nil {
+		return err
+	}
 	if another := c.lease == nil || c.lease.server != l.server; another && c.reach != nil {
 		c.reach.set(false)
 		c.proven = false
 		c.doubts = max(c.doubts, c.first)
 		c.doubtAt = time.Now().Add(c.doubts)
-	}
-	if err := c.bind(l); err != nil {
-		return err
 	}
 	if c.lease == nil || c.lease.addr != l.addr {
 		c.log.Info("address", "address", l.addr, "how", how, "server", l.server, "lease", l.ttl, "routers", l.routers, "dns", l.dns, "ntp", l.ntp)
