@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -151,6 +152,51 @@ func TestVMStateIsJudgedBeforeItGrows(t *testing.T) {
 	at := t.TempDir()
 	check(t, unix.Mount(p.path(), at, "ext4", 0, "errors=remount-ro"))
 	check(t, unix.Unmount(at, 0))
+}
+
+// A machine that is told to install itself, and has been, with an older image, goes on with
+// the state on its disk: it needs nothing to install from, and writes nothing there.
+func TestVMInstalledDiskStays(t *testing.T) {
+	disks, err := listDisks("/sys/block")
+	check(t, err)
+	d, err := pickDisk(disks, "runink.install", "serial:scratch")
+	check(t, err)
+	dev, _, err := openWhole(d.path())
+	check(t, err)
+	_, err = dev.WriteAt(make([]byte, 1<<20), nodedisk.StateStart*nodedisk.Sector) // an earlier test's state
+	check(t, err)
+	_, err = nodedisk.Write(dev, 340<<20, nodedisk.Options{
+		Boot: smallBoot(), Cluster: "c1", Node: "n7", TempDir: t.TempDir(), Wipe: "serial:scratch", Names: []string{"serial:scratch"},
+	})
+	check(t, err)
+	head := func() []byte {
+		t.Helper()
+		b := make([]byte, nodedisk.StateStart*nodedisk.Sector)
+		check(t, dev.Fresh())
+		_, err := dev.ReadAt(b, 0)
+		check(t, err)
+		return b
+	}
+	before := head()
+	check(t, dev.Close())
+	check(t, os.MkdirAll(filepath.Dir(nodecfg.ConfigFile), 0o755))
+	defer os.Remove(nodecfg.ConfigFile)
+	var log bytes.Buffer
+	m := &machine{
+		log:   slog.New(slog.NewTextHandler(&log, nil)),
+		image: nodecfg.ImageInfo{Version: "v2"},
+		cfg:   nodecfg.Config{Cluster: "c1", Node: "n7", Role: nodecfg.RoleWorker, Install: "serial:scratch"},
+	}
+	check(t, m.install(t.Context()))
+	if m.cfg.State != "part:"+nodecfg.StatePartition || !strings.Contains(log.String(), "installed already, with another image") {
+		t.Errorf("its state is on %q, and it said %s", m.cfg.State, log.String())
+	}
+	dev, _, err = openWhole(d.path())
+	check(t, err)
+	if !bytes.Equal(head(), before) {
+		t.Error("the disk was written to")
+	}
+	check(t, dev.Close())
 }
 
 // A disk that can only be read is refused.

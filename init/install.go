@@ -3,12 +3,13 @@ package pid1
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -24,8 +25,10 @@ import (
 // state is mounted: the node gets its identity once, on the disk, so no key is copied, no
 // replica is there twice, and the token is used now and is on no disk.
 //
-// A disk that was installed from this image for this node is left as it is: a machine that
-// boots from the medium again is the same node.
+// A disk that was installed for this node is left as it is, and nothing is looked for to
+// install from: a machine that boots from the medium or the network again is the same node.
+// If its image is another one than runs, that stays so: the disk goes on booting what it
+// has, and no boot changes that by itself.
 func (m *machine) install(ctx context.Context) error {
 	const op = "install"
 	if m.cfg.Install == "" {
@@ -38,6 +41,49 @@ func (m *machine) install(ctx context.Context) error {
 	if d.part != "" {
 		return errs.E(errs.Invalid, op, "%s is a partition", d.path()).WithField("runink.install").WithHint("name the whole disk")
 	}
+	o := nodedisk.Options{
+		Boot: nodedisk.Boot{Version: m.image.Version}, Cluster: m.cfg.Cluster, Node: m.cfg.Node, TempDir: nodecfg.RunDir,
+		Wipe: m.cfg.Wipe, Names: wipeNames(d),
+	}
+	kept, err := m.keepBootDisk(d, o)
+	if err != nil {
+		return err
+	}
+	if !kept {
+		if err := m.installOn(ctx, d, o); err != nil {
+			return err
+		}
+	} else if err := dropArchive(); err != nil {
+		return err
+	}
+	debug.FreeOSMemory() // a node's memory is its slices'
+	m.cfg.State = "part:" + nodecfg.StatePartition
+	return nodecfg.Save(nodecfg.ConfigFile, m.cfg)
+}
+
+// keepBootDisk reports whether a disk is installed for this node already, and says so.
+func (m *machine) keepBootDisk(d disk, o nodedisk.Options) (kept bool, err error) {
+	dev, size, err := openWhole(d.path())
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, dev.Close()) }()
+	node, err := nodedisk.FindNode(dev, size, o)
+	switch {
+	case err != nil:
+		return false, errs.Wrap("install on "+d.path(), err)
+	case node.Same:
+		m.log.Info("installed already: the disk is left as it is", "disk", d.path())
+	case node.Stays:
+		m.log.Warn("installed already, with another image: the disk is left as it is, and this boot runs the image that it booted",
+			"disk", d.path(), "running", m.image.Version, "wiped_by", node.Word)
+	}
+	return node.Stays, nil
+}
+
+// installOn writes a disk with what this machine booted from.
+func (m *machine) installOn(ctx context.Context, d disk, o nodedisk.Options) error {
+	const op = "install"
 	disks, err := listDisks("/sys/block")
 	if err != nil {
 		return errs.E(errs.Internal, op, "%w", err)
@@ -45,28 +91,17 @@ func (m *machine) install(ctx context.Context) error {
 	if err := noOtherState(disks, d, m.stateOn); err != nil {
 		return err
 	}
-	cmdline, err := installedLine(m.sources)
-	if err != nil {
+	if o.Cmdline, err = installedLine(m.sources); err != nil {
 		return err
 	}
 	medium, done, err := m.openMedium(ctx)
 	if err != nil {
 		return err
 	}
-	boot, err := nodedisk.ReadBoot(medium, m.image.Version)
-	if err == nil {
-		err = m.writeBootDisk(d, nodedisk.Options{
-			Boot: boot, Cmdline: cmdline, Cluster: m.cfg.Cluster, Node: m.cfg.Node, TempDir: nodecfg.RunDir,
-			Wipe: m.cfg.Wipe, Names: wipeNames(d),
-		})
+	if o.Boot, err = nodedisk.ReadBoot(medium, m.image.Version); err == nil {
+		err = m.writeBootDisk(d, o)
 	}
-	if err := errors.Join(err, done()); err != nil {
-		return err
-	}
-	boot = nodedisk.Boot{}
-	debug.FreeOSMemory() // a node's memory is its slices'
-	m.cfg.State = "part:" + nodecfg.StatePartition
-	return nodecfg.Save(nodecfg.ConfigFile, m.cfg)
+	return errors.Join(err, done())
 }
 
 // writeBootDisk writes a disk, and has the kernel read its table.
@@ -77,13 +112,8 @@ func (m *machine) writeBootDisk(d disk, o nodedisk.Options) (err error) {
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	m.log.Info("installing", "disk", d.path(), "serial", d.serial, "bytes", size, "image", o.Boot.Version)
-	written, err := nodedisk.Write(dev, size, o)
-	if err != nil {
+	if _, err := nodedisk.Write(dev, size, o); err != nil {
 		return errs.Wrap("install on "+d.path(), err)
-	}
-	if !written {
-		m.log.Info("installed already: the disk is left as it is", "disk", d.path())
-		return nil
 	}
 	if err := dev.readTable(); err != nil {
 		return err
@@ -223,13 +253,20 @@ func unwritable(r rune) bool {
 	return r <= ' ' || r > '~' || strings.ContainsRune("'\"\\${}|&;<>#", r)
 }
 
+// dropArchive frees what came with the initramfs to install from: it is in memory.
+func dropArchive() error {
+	if err := os.RemoveAll("/" + filepath.Dir(nodedisk.BootDir)); err != nil {
+		return errs.E(errs.Internal, "free the install archive", "%w", err)
+	}
+	return nil
+}
+
 // openMedium finds what this machine booted from: an archive that came with the initramfs,
 // or a medium with a file system labelled as ours that has this image. done gives it back.
 func (m *machine) openMedium(ctx context.Context) (medium fs.FS, done func() error, err error) {
 	const op, at = "find the boot medium", nodecfg.RunDir + "/medium"
 	if _, err := os.Stat("/" + nodedisk.GRUBDir); err == nil {
-		// It is in memory, and needed once.
-		return os.DirFS("/"), func() error { return os.RemoveAll("/" + filepath.Dir(nodedisk.BootDir)) }, nil
+		return os.DirFS("/"), dropArchive, nil
 	}
 	if err := os.MkdirAll(at, 0o700); err != nil {
 		return nil, nil, errs.E(errs.Internal, op, "%w", err)
@@ -238,28 +275,25 @@ func (m *machine) openMedium(ctx context.Context) (medium fs.FS, done func() err
 	defer limit.Stop()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
+	passed := map[string]string{}
 	for {
 		devs, err := labelledDevices("/sys/class/block", "/dev", nodedisk.ISOLabel)
 		if err != nil {
 			return nil, nil, errs.E(errs.Internal, op, "%w", err)
 		}
-		var seen []string
-		for _, d := range devs {
-			has, err := m.mountMedium(d, at)
-			if err != nil {
-				return nil, nil, err
-			}
-			if has {
-				return os.DirFS(at), func() error { return unmount(at) }, nil
-			}
-			seen = append(seen, d.dev)
+		found, err := m.firstMedium(devs, passed, func(d labelled) error { return m.mountMedium(d, at) })
+		if err != nil {
+			return nil, nil, err
+		}
+		if found {
+			return os.DirFS(at), func() error { return unmount(at) }, nil
 		}
 		select {
 		case <-tick.C:
 		case <-limit.C:
 			why := "there is none"
-			if len(seen) > 0 {
-				why = fmt.Sprintf("%s has another image", strings.Join(seen, " and "))
+			if len(passed) > 0 {
+				why = strings.Join(slices.Sorted(maps.Values(passed)), "; ")
 			}
 			return nil, nil, errs.E(errs.NotFound, op, "%s", why).WithField("runink.install").
 				WithHint("boot from an ISO of bin/runink-image iso; over the network, load the archive of bin/runink-image archive behind the initramfs")
@@ -269,23 +303,44 @@ func (m *machine) openMedium(ctx context.Context) (medium fs.FS, done func() err
 	}
 }
 
-// mountMedium mounts a medium that has the image that runs; one with another is left.
-func (m *machine) mountMedium(d labelled, at string) (has bool, err error) {
-	const op = "find the boot medium"
-	if err := unix.Mount(d.dev, at, d.fstype, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return false, errs.E(errs.Corrupt, op, "mount %s: %w", d.dev, err).WithHint("write the medium again")
-	}
-	manifest, err := os.ReadFile(filepath.Join(at, nodedisk.BootDir, nodedisk.ManifestFile))
-	if err == nil {
-		var version string
-		if version, err = nodedisk.ManifestVersion(manifest); err == nil && version == m.image.Version {
+// firstMedium takes the first of some devices that mount takes for the medium. One that it
+// does not is passed over, whatever is wrong with it: it may be somebody's who calls it as
+// ours are called. The reason is said once, and kept in passed.
+func (m *machine) firstMedium(devs []labelled, passed map[string]string, mount func(labelled) error) (found bool, err error) {
+	for _, d := range devs {
+		err := mount(d)
+		switch {
+		case err == nil:
 			return true, nil
+		case errors.Is(err, errs.Internal):
+			return false, err
+		case passed[d.dev] != err.Error():
+			passed[d.dev] = err.Error()
+			m.log.Warn("not the medium to install from: it is passed over", "name", d.dev, "err", err)
 		}
 	}
-	if err != nil {
-		m.log.Warn("not a medium of ours", "name", d.dev, "err", err)
+	return false, nil
+}
+
+// mountMedium mounts a medium that has the image that runs. Errors: Corrupt, Conflict for
+// one that is no such medium, which is not mounted then; Internal.
+func (m *machine) mountMedium(d labelled, at string) error {
+	if err := unix.Mount(d.dev, at, d.fstype, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
+		return errs.E(errs.Corrupt, "", "mount %s: %w", d.dev, err)
 	}
-	return false, unmount(at)
+	manifest, err := os.ReadFile(filepath.Join(at, nodedisk.BootDir, nodedisk.ManifestFile))
+	if err != nil {
+		err = errs.E(errs.Corrupt, "", "%s is labelled as ours and has no image: %w", d.dev, err)
+		return errors.Join(err, unmount(at))
+	}
+	version, err := nodedisk.ManifestVersion(manifest)
+	if err == nil && version == m.image.Version {
+		return nil
+	}
+	if err == nil {
+		err = errs.E(errs.Conflict, "", "%s has another image", d.dev)
+	}
+	return errors.Join(err, unmount(at))
 }
 
 func unmount(at string) error {

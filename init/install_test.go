@@ -1,7 +1,9 @@
 package pid1
 
 import (
+	"bytes"
 	"errors"
+	"log/slog"
 	"os"
 	"strings"
 	"testing"
@@ -97,6 +99,42 @@ func TestNoOtherState(t *testing.T) {
 				t.Errorf("got %v", err)
 			}
 		})
+	}
+}
+
+// What is labelled as a medium of ours and is none is passed over, and why is said once,
+// however often it is looked at.
+func TestFirstMedium(t *testing.T) {
+	var log bytes.Buffer
+	m := &machine{log: slog.New(slog.NewTextHandler(&log, nil))}
+	stick, card, cd := labelled{"/dev/sdb", "vfat"}, labelled{"/dev/sdc1", "vfat"}, labelled{"/dev/sr0", "iso9660"}
+	mount := func(d labelled) error {
+		switch d {
+		case stick:
+			return errs.E(errs.Corrupt, "", "mount %s: structure needs cleaning", d.dev)
+		case card:
+			return errs.E(errs.Conflict, "", "%s has another image", d.dev)
+		}
+		return nil
+	}
+	passed := map[string]string{}
+	for range 3 {
+		if found, err := m.firstMedium([]labelled{stick, card}, passed, mount); found || err != nil {
+			t.Fatalf("found %t, %v", found, err)
+		}
+	}
+	if found, err := m.firstMedium([]labelled{stick, card, cd}, passed, mount); !found || err != nil {
+		t.Errorf("beside them a medium: found %t, %v", found, err)
+	}
+	if said := log.String(); strings.Count(said, "passed over") != 2 || !strings.Contains(said, "mount /dev/sdb: ") || !strings.Contains(said, "/dev/sdc1 has another image") {
+		t.Errorf("it said\n%s", said)
+	}
+	if len(passed) != 2 || passed[stick.dev] == "" || passed[card.dev] == "" {
+		t.Errorf("passed over: %q", passed)
+	}
+	stuck := errs.E(errs.Internal, "unmount", "busy")
+	if found, err := m.firstMedium([]labelled{stick, cd}, passed, func(labelled) error { return errors.Join(mount(stick), stuck) }); found || !errors.Is(err, errs.Internal) {
+		t.Errorf("one that cannot be given back: found %t, %v", found, err)
 	}
 }
 

@@ -122,6 +122,9 @@ func NewCluster(cfg ClusterConfig) (_ *Cluster, err error) {
 	c.uplink, err = NewUplink(c.Switch, UplinkConfig{
 		Subnet: clusterSubnet, Gateway: clusterGateway, MAC: gatewayMAC, Hosts: c.addrs, Leases: leases,
 	}, cfg.Log)
+	if err == nil {
+		c.ports[uplinkName] = c.uplink.port
+	}
 	return c, err
 }
 
@@ -151,7 +154,8 @@ func (c *Cluster) Machine(name string) *Machine {
 	return nil
 }
 
-// Port returns a machine's port on the switch; nil if there is none.
+// Port returns the port on the switch of a machine, or of the uplink ("uplink"); nil if there
+// is none.
 func (c *Cluster) Port(name string) *Port { return c.ports[name] }
 
 // Addr returns a machine's IPv4 address.

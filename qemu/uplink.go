@@ -27,6 +27,9 @@ type UplinkConfig struct {
 	Leases  map[string]netip.Addr // MAC address to address, for DHCP
 }
 
+// uplinkName is the uplink's port on its switch.
+const uplinkName = "uplink"
+
 // Uplink is the gateway of a switch, one more port of it: it serves DHCP and DNS and lets
 // this process connect to guests. Nothing else passes: the library behind it would dial
 // the host's network for whatever a guest asks, so its port accepts only what stays in the
@@ -62,7 +65,7 @@ func NewUplink(s *Switch, cfg UplinkConfig, log *slog.Logger) (*Uplink, error) {
 	if err != nil {
 		return nil, errs.E(errs.Invalid, op, "%w", err)
 	}
-	port, err := s.addPort("uplink", uplinkFilter(cfg.Subnet, cfg.Gateway))
+	port, err := s.addPort(uplinkName, uplinkFilter(cfg.Subnet, cfg.Gateway))
 	if err != nil {
 		return nil, errs.Wrap(op, err)
 	}

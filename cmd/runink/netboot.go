@@ -63,8 +63,8 @@ than that.`,
 				return errs.E(errs.Denied, op, "%s", can.GetReason()).WithHint("runink apikey create --role netboot, and set %s", envAPIKey)
 			}
 			cfg.Log = slog.New(slog.NewTextHandler(c.ErrOrStderr(), nil))
-			cfg.Ask = func(ctx context.Context, m netboot.Machine) (netboot.Answer, error) {
-				return askBoot(ctx, v1.NewMachineServiceClient(api), m)
+			cfg.Ask = func(ctx context.Context, r netboot.Request) (netboot.Answer, error) {
+				return askBoot(ctx, v1.NewMachineServiceClient(api), r)
 			}
 			s, err := netboot.Open(cfg)
 			if err != nil {
@@ -101,7 +101,11 @@ func netbootWords(words []string) error {
 			return errs.E(errs.Invalid, "netboot", "%q is not one plain word", w).WithField("--append").
 				WithHint("give the flag once for each word, without white space, quotes and what iPXE's shell reads")
 		}
-		if key, _, _ := strings.Cut(w, "="); slices.Contains(recordKeys, key) {
+		switch key, _, _ := strings.Cut(w, "="); {
+		case slices.Contains(installKeys, key):
+			return errs.E(errs.Invalid, "netboot", "%s comes with the record of each machine that installs itself", key).WithField("--append").
+				WithHint("leave it out, and admit those machines so: runink node admit MACHINE --node NAME --install DISK")
+		case slices.Contains(recordKeys, key):
 			return errs.E(errs.Invalid, "netboot", "%s comes with each machine's record", key).WithField("--append").WithHint("leave it out")
 		}
 	}
@@ -119,9 +123,14 @@ var recordKeys = []string{
 	"runink.cluster", "runink.node", "runink.role", "runink.join", "runink.ca", "runink.operator", "runink.token", "runink.timescale",
 }
 
+// installKeys are of the words that it gives a machine which is to install itself.
+var installKeys = []string{"runink.install", "runink.wipe"}
+
 // askBoot asks the cluster what a machine boots as.
-func askBoot(ctx context.Context, api v1.MachineServiceClient, m netboot.Machine) (netboot.Answer, error) {
-	resp, err := api.Boot(ctx, &v1.BootMachineRequest{Mac: m.MAC, Uuid: m.UUID, Firmware: string(m.Firmware), RequestId: apiclient.NewRequestID()})
+func askBoot(ctx context.Context, api v1.MachineServiceClient, m netboot.Request) (netboot.Answer, error) {
+	resp, err := api.Boot(ctx, &v1.BootMachineRequest{
+		Mac: m.MAC, Uuid: m.UUID, Firmware: string(m.Firmware), CannotInstall: m.CannotInstall != nil, RequestId: apiclient.NewRequestID(),
+	})
 	if err != nil {
 		return netboot.Answer{}, err
 	}
@@ -135,6 +144,9 @@ func askBoot(ctx context.Context, api v1.MachineServiceClient, m netboot.Machine
 			fmt.Sprintf("machine %s is node %s of cluster %s, and that node lives", resp.GetId(), resp.GetNode(), resp.GetCluster()),
 			"if it was just reset, it is given up in a moment. Else two machines say they are the same",
 		}
+	case "install":
+		a.Say = []string{fmt.Sprintf("machine %s is node %s of cluster %s, and is to install itself", resp.GetId(), resp.GetNode(), resp.GetCluster())}
+		return a, errs.Wrap("install node "+resp.GetNode(), m.CannotInstall)
 	default:
 		a.Say = []string{
 			fmt.Sprintf("this machine is not admitted to cluster %s. Its operator types", resp.GetCluster()),

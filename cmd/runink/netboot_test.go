@@ -50,6 +50,8 @@ func TestNetbootWords(t *testing.T) {
 		{"two words", []string{"a b"}, "is not one plain word"},
 		{"iPXE's", []string{"a=${mac}"}, "is not one plain word"},
 		{"the record's", []string{"runink.node=n7"}, "runink.node comes with each machine's record"},
+		{"a disk to install on", []string{"console=tty1", "runink.install=path:/dev/sda"}, "runink.install comes with the record of each machine that installs itself"},
+		{"a disk to wipe", []string{"runink.wipe=serial:S1"}, "runink.wipe comes with the record"},
 		{"a token", []string{"runink.token=rt_x"}, "comes with each machine's record"},
 		{"no key of ours", []string{"runink.sate=none"}, "runink.sate"},
 		{"no value of ours", []string{"runink.state=sda"}, "runink.state"},
@@ -83,7 +85,7 @@ func (c *clusterSays) Boot(_ context.Context, req *v1.BootMachineRequest, _ ...g
 }
 
 func TestAskBoot(t *testing.T) {
-	m := netboot.Machine{MAC: "52:54:00:12:34:56", UUID: "4c4c4544-0042-3510-8052-b4c04f4d4b32", Firmware: netboot.UEFI}
+	m := netboot.Request{Machine: netboot.Machine{MAC: "52:54:00:12:34:56", UUID: "4c4c4544-0042-3510-8052-b4c04f4d4b32", Firmware: netboot.UEFI}}
 	for _, tt := range []struct {
 		name  string
 		resp  *v1.BootMachineResponse
@@ -105,10 +107,15 @@ func TestAskBoot(t *testing.T) {
 					t.Errorf("line %d is %q, want %q in it", i, a.Say[i], want)
 				}
 			}
-			if c.asked.Mac != m.MAC || c.asked.Uuid != m.UUID || c.asked.Firmware != "uefi" || len(c.asked.RequestId) < 8 {
+			if c.asked.Mac != m.MAC || c.asked.Uuid != m.UUID || c.asked.Firmware != "uefi" || len(c.asked.RequestId) < 8 || c.asked.CannotInstall {
 				t.Errorf("asked %v", c.asked)
 			}
 		})
+	}
+	m.CannotInstall = errs.E(errs.NotFound, "read install archive", "there is none").WithHint("make one")
+	c := &clusterSays{resp: &v1.BootMachineResponse{State: "install", Id: m.MAC, Node: "n7", Cluster: "c1"}}
+	if a, err := askBoot(t.Context(), c, m); !errors.Is(err, errs.NotFound) || errs.HintOf(err) != "make one" || !strings.Contains(err.Error(), "install node n7: ") || a.Words != nil || !c.asked.CannotInstall {
+		t.Errorf("one that cannot be installed now: %+v, %v", a, err)
 	}
 	down := errs.E(errs.Unavailable, "call", "nobody answers")
 	if _, err := askBoot(t.Context(), &clusterSays{err: down}, m); !errors.Is(err, errs.Unavailable) {

@@ -171,6 +171,10 @@ func (m *machineService) Boot(ctx context.Context, req *v1.BootMachineRequest) (
 		out.State = "alive"
 		return out, nil
 	}
+	if rec.Install != "" && req.GetCannotInstall() {
+		out.State = "install"
+		return out, nil
+	}
 	if !m.mayBoot(rec.ID, time.Now()) {
 		return nil, errs.E(errs.Exhausted, op, "machine %s asks for token after token", rec.ID).WithHint("it gets one in ten seconds; if it does not boot so often, somebody says he is it")
 	}

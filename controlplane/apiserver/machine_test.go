@@ -91,6 +91,16 @@ func TestMachineInstalls(t *testing.T) {
 	if e := c.audit(identity.CmdMachineAdmit)[0]; e.Detail["install"] != "path:/dev/sda" || e.Detail["wipe"] != "serial:S1" {
 		t.Errorf("the audit record: %v", e)
 	}
+	// As long as the service has nothing to install from, no token is made, however often it asks.
+	for range 20 {
+		got, err := service.Boot(c.ctx(), &v1.BootMachineRequest{Mac: macA, Uuid: uuidA, Firmware: "uefi", CannotInstall: true})
+		if err != nil || got.State != "install" || got.Node != "w9" || got.Cluster != "test" || got.CommandLine != "" || got.TokenId != "" {
+			t.Fatalf("a machine that cannot be installed now: %v, %v", got, err)
+		}
+	}
+	if all := c.audit(identity.CmdMachineBoot); len(all) != 0 {
+		t.Errorf("tokens were made for it: %v", all)
+	}
 	if got := c.boot(service, macA, uuidA); got.Node != "w9" || !strings.HasSuffix(got.CommandLine, " runink.install=path:/dev/sda runink.wipe=serial:S1") {
 		t.Errorf("a machine that is to be installed: %v", got)
 	}
@@ -99,6 +109,10 @@ func TestMachineInstalls(t *testing.T) {
 	}
 	if got := c.boot(service, macA, uuidA); strings.Contains(got.CommandLine, "install") {
 		t.Errorf("a machine that is not to be installed: %v", got)
+	}
+	got, err := service.Boot(c.ctx(), &v1.BootMachineRequest{Mac: macA, Uuid: uuidA, Firmware: "uefi", CannotInstall: true})
+	if err != nil || got.State != "boot" {
+		t.Errorf("nor is it kept from booting where nothing could be installed: %v, %v", got, err)
 	}
 }
 

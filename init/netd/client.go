@@ -11,6 +11,7 @@ import (
 // lease, errNak if a server says no, or why nothing came of it.
 type asker interface {
 	Discover(ctx context.Context) (*lease, error)          // anyone, any address
+	Other(ctx context.Context, l *lease) (*lease, error)   // anyone but its server, any address
 	Confirm(ctx context.Context, l *lease) (*lease, error) // anyone, the same address, after the link was away (INIT-REBOOT)
 	Renew(ctx context.Context, l *lease) (*lease, error)   // its own server
 	Rebind(ctx context.Context, l *lease) (*lease, error)  // any server, the same address
@@ -29,6 +30,13 @@ type client struct {
 	lease   *lease             // bound now
 	falls   int                // of the carrier, when the lease was last known to be good
 	patient time.Duration      // until the next Discover
+
+	// See reach.go.
+	reach   *flag         // whether a control node was connected to; nil: no lease is on trial
+	first   time.Duration // from a lease to the first doubt of it
+	proven  bool          // this lease is on trial no more
+	doubts  time.Duration // from the last doubt to the next
+	doubtAt time.Time     // when that is
 }
 
 // Waits between fruitless tries.
@@ -46,7 +54,7 @@ func (c *client) run(ctx context.Context) {
 		switch {
 		case !up:
 			// Nobody to talk to. A lease goes on counting.
-			c.wait(ctx, c.remaining(), changed)
+			wait(ctx, c.remaining(), changed)
 			c.expire()
 		case c.lease == nil:
 			c.falls = falls
@@ -54,9 +62,39 @@ func (c *client) run(ctx context.Context) {
 		case falls != c.falls:
 			c.falls = falls
 			c.confirm(ctx)
+		case c.doubtful() <= 0:
+			c.doubt(ctx)
 		default:
 			c.hold(ctx, changed)
 		}
+	}
+}
+
+// doubtful is how long until the lease is to be doubted; forever if it is not on trial.
+func (c *client) doubtful() time.Duration {
+	if c.reach == nil || c.proven {
+		return forever
+	}
+	if c.proven, _, _ = c.reach.get(); c.proven {
+		c.doubts = 0
+		return forever
+	}
+	return time.Until(c.doubtAt)
+}
+
+// doubt asks for an address of another server than gave the present one, by which no control
+// node was reached. Without one it stays: it may be the control nodes that are away.
+func (c *client) doubt(ctx context.Context) {
+	old := c.lease
+	c.doubts = min(2*c.doubts, maxDoubt)
+	c.doubtAt = time.Now().Add(c.doubts)
+	c.log.Warn("no control node can be reached with this address; is its server one of this network? Another one is asked for", "address", old.addr, "server", old.server, "routers", old.routers)
+	l, err := c.ask.Other(ctx, old)
+	if err == nil {
+		err = c.accept(l, "of another server")
+	}
+	if err != nil && ctx.Err() == nil {
+		c.log.Warn("no other server has an address; this one is kept", "address", old.addr, "server", old.server, "err", err, "again_in", time.Until(c.doubtAt).Round(time.Second))
 	}
 }
 
@@ -68,7 +106,7 @@ func (c *client) remaining() time.Duration {
 }
 
 // wait returns after d, when changed is closed or when ctx ends.
-func (c *client) wait(ctx context.Context, d time.Duration, changed <-chan struct{}) {
+func wait(ctx context.Context, d time.Duration, changed <-chan struct{}) {
 	if d == forever {
 		select {
 		case <-changed:
@@ -104,6 +142,12 @@ func (c *client) accept(l *lease, how string) error {
 	if err := c.bind(l); err != nil {
 		return err
 	}
+	if another := c.lease == nil || c.lease.server != l.server; another && c.reach != nil {
+		c.reach.set(false)
+		c.proven = false
+		c.doubts = max(c.doubts, c.first)
+		c.doubtAt = time.Now().Add(c.doubts)
+	}
 	if c.lease == nil || c.lease.addr != l.addr {
 		c.log.Info("address", "address", l.addr, "how", how, "server", l.server, "lease", l.ttl, "routers", l.routers, "dns", l.dns, "ntp", l.ntp)
 	} else {
@@ -127,7 +171,7 @@ func (c *client) discover(ctx context.Context, changed <-chan struct{}) {
 	}
 	c.patient = min(max(2*c.patient, firstWait), maxWait)
 	c.log.Warn("no lease", "err", err, "again_in", c.patient)
-	c.wait(ctx, c.patient, changed)
+	wait(ctx, c.patient, changed)
 }
 
 // confirm asks whether the address is still good after the link was away. Silence leaves
@@ -158,7 +202,7 @@ func (c *client) hold(ctx context.Context, changed <-chan struct{}) {
 		if d != forever {
 			d -= age
 		}
-		c.wait(ctx, d, changed)
+		wait(ctx, min(d, c.doubtful()), changed)
 	case age < l.t2:
 		c.extend(ctx, "renewed", c.ask.Renew, l.t2, changed)
 	default:
@@ -182,6 +226,6 @@ func (c *client) extend(ctx context.Context, how string, ask func(context.Contex
 		left := until - time.Since(old.got)
 		d := min(max(left/2, minRenew), max(left, 0))
 		c.log.Warn("lease not extended", "how", how, "err", err, "again_in", d)
-		c.wait(ctx, d, changed)
+		wait(ctx, d, changed)
 	}
 }

@@ -39,6 +39,7 @@ func (s *script) ask(kind string, old *lease) (*lease, error) {
 }
 
 func (s *script) Discover(context.Context) (*lease, error)            { return s.ask("discover", nil) }
+func (s *script) Other(_ context.Context, l *lease) (*lease, error)   { return s.ask("other", l) }
 func (s *script) Confirm(_ context.Context, l *lease) (*lease, error) { return s.ask("confirm", l) }
 func (s *script) Renew(_ context.Context, l *lease) (*lease, error)   { return s.ask("renew", l) }
 func (s *script) Rebind(_ context.Context, l *lease) (*lease, error)  { return s.ask("rebind", l) }
@@ -53,6 +54,12 @@ func testLease(ttl time.Duration) *lease {
 // life runs a client for d of synthetic time; bound lists what was put on the interface.
 func life(t *testing.T, d time.Duration, s *script, drive func(carrier *flag)) (bound []string) {
 	t.Helper()
+	return trial(t, d, s, nil, drive)
+}
+
+// trial is life with control nodes that may be out of reach.
+func trial(t *testing.T, d time.Duration, s *script, reach *flag, drive func(carrier *flag)) (bound []string) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s.start = time.Now()
 		carrier := newFlag(true)
@@ -66,6 +73,7 @@ func life(t *testing.T, d time.Duration, s *script, drive func(carrier *flag)) (
 				bound = append(bound, fmt.Sprintf("%s@%s", what, time.Since(s.start)))
 				return nil
 			},
+			reach: reach, first: firstDoubt,
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
@@ -206,4 +214,72 @@ func TestClientCannotBind(t *testing.T) {
 			t.Errorf("asked %v, want %v", s.asked, want)
 		}
 	})
+}
+
+// A lease by which no control node is reached is on trial: other servers are asked, more and
+// more seldom, and it stays while none of them answers.
+func TestClientDoubts(t *testing.T) {
+	liar := func() *lease {
+		l := testLease(80 * time.Second)
+		l.addr, l.server = netip.MustParsePrefix("192.168.1.50/24"), netip.MustParseAddr("192.168.1.1")
+		return l
+	}
+	for _, tt := range []struct {
+		name         string
+		other        func() (*lease, error)
+		reachedAt    time.Duration // 0: never
+		reachedBy    string        // the address that control nodes are reached by
+		asked, bound []string
+	}{
+		{
+			"reached at once", func() (*lease, error) { return testLease(80 * time.Second), nil }, 4 * time.Second, "",
+			[]string{"discover@0s", "renew@40s", "renew@1m20s"},
+			[]string{"192.168.1.50@0s", "192.168.1.50@40s", "192.168.1.50@1m20s"},
+		},
+		{
+			"nobody else answers", func() (*lease, error) { return nil, errSilence }, 0, "",
+			[]string{"discover@0s", "other@5s", "other@15s", "other@35s", "renew@40s", "other@1m15s", "renew@1m20s"},
+			[]string{"192.168.1.50@0s", "192.168.1.50@40s", "192.168.1.50@1m20s"},
+		},
+		{
+			"the control nodes come back", func() (*lease, error) { return nil, errSilence }, 16 * time.Second, "",
+			[]string{"discover@0s", "other@5s", "other@15s", "renew@40s", "renew@1m20s"},
+			[]string{"192.168.1.50@0s", "192.168.1.50@40s", "192.168.1.50@1m20s"},
+		},
+		{
+			"another server answers", func() (*lease, error) { return testLease(80 * time.Second), nil }, 0, "10.0.0.9",
+			[]string{"discover@0s", "other@5s", "renew@45s", "renew@1m25s"},
+			[]string{"192.168.1.50@0s", "10.0.0.9@5s", "10.0.0.9@45s", "10.0.0.9@1m25s"},
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			reach := newFlag(false)
+			s := &script{}
+			s.answer = func(kind string, old *lease) (*lease, error) {
+				switch kind {
+				case "discover":
+					return liar(), nil
+				case "other":
+					l, err := tt.other()
+					if l != nil && l.addr.Addr().String() == tt.reachedBy {
+						time.AfterFunc(time.Second, func() { reach.set(true) }) // once it is bound
+					}
+					return l, err
+				}
+				return old, nil
+			}
+			bound := trial(t, 90*time.Second, s, reach, func(*flag) {
+				if tt.reachedAt > 0 {
+					time.Sleep(tt.reachedAt)
+					reach.set(true)
+				}
+			})
+			if !slices.Equal(s.asked, tt.asked) {
+				t.Errorf("asked %v\nwant  %v", s.asked, tt.asked)
+			}
+			if !slices.Equal(bound, tt.bound) {
+				t.Errorf("bound %v\nwant  %v", bound, tt.bound)
+			}
+		})
+	}
 }

@@ -74,6 +74,43 @@ func TestServerThatLies(t *testing.T) {
 	}
 }
 
+// A lease that is in order and leads nowhere, as of a router that somebody plugged in, is said
+// to be one, and given up as soon as another server has one. By that a control node is
+// reached.
+func TestLeaseThatLeadsNowhere(t *testing.T) {
+	l := newLAN(t)
+	control := l.listen(t)
+	l.setAnswer(func(_, reply *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 {
+		reply.YourIPAddr = net.IPv4(192, 168, 1, 50)
+		for _, o := range []dhcpv4.Option{
+			dhcpv4.OptServerIdentifier(net.IPv4(192, 168, 1, 1)), dhcpv4.OptRouter(net.IPv4(192, 168, 1, 1)), dhcpv4.OptDNS(net.IPv4(192, 168, 1, 1)),
+		} {
+			reply.UpdateOption(o)
+		}
+		return reply
+	})
+	r := startNetd(t, nodecfg.Config{Node: "n1", Join: []string{control.Addr().String()}})
+	r.waitState("heard the lie", func(s nodecfg.NetState) bool {
+		return s.Ready && strings.Contains(r.log.String(), "no control node can be reached with this address")
+	})
+	if got := addrsOn(t, "nic"); !slices.Equal(got, []string{"192.168.1.50/24"}) {
+		t.Errorf("addresses %v while there is no other server", got)
+	}
+	l.setAnswer(func(_, reply *dhcpv4.DHCPv4) *dhcpv4.DHCPv4 { return reply })
+	r.waitState("of another server", func(s nodecfg.NetState) bool {
+		return len(s.Addresses) == 1 && s.Addresses[0].Address.String() == "10.9.0.7/24"
+	})
+	if got := addrsOn(t, "nic"); !slices.Equal(got, []string{"10.9.0.7/24"}) {
+		t.Errorf("addresses %v", got)
+	}
+	if got := defaultVia(t); !slices.Equal(got, []string{serverIP + " metric 100"}) {
+		t.Errorf("default routes %v", got)
+	}
+	conn, err := control.Accept() // which fails when the test's time is up
+	check(t, err)
+	check(t, conn.Close())
+}
+
 // A renewal hears the server that gave the lease. Another one's no takes nothing away, and a
 // lease without an end is kept (TestReadLeaseTimes has the other absurd ones).
 func TestRenewalHearsItsOwnServer(t *testing.T) {

@@ -7,6 +7,9 @@
 // this process is dead (the kernel is told when the lease ends), and that the clock is
 // never stepped back once the node has a certificate.
 //
+// It connects to control nodes to find out whether a lease leads anywhere (reach.go), and says
+// nothing to them.
+//
 // It is a process of its own, with four capabilities, because it is what parses packets
 // of strangers. It never touches interfaces that are neither hardware nor a bond or VLAN that
 // the configuration names: those are netpol's.
@@ -20,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
@@ -68,9 +72,10 @@ func (o *Options) fill() {
 // daemon is one Run.
 type daemon struct {
 	Options
-	book *book
-	wg   sync.WaitGroup
-	nics map[int]*nic // by interface index; of the loop in Run
+	book  *book
+	wg    sync.WaitGroup
+	nics  map[int]*nic // by interface index; of the loop in Run
+	reach *flag        // see reach.go; nil: there is no control node to reach
 }
 
 // nic is one interface of ours.
@@ -110,6 +115,10 @@ func Run(ctx context.Context, o Options) error {
 		return errs.E(errs.Internal, "watch addresses", "%w", err)
 	}
 	d.wg.Go(func() { d.keepTime(ctx) })
+	if len(o.Config.Join) > 0 {
+		d.reach = newFlag(false)
+		d.wg.Go(func() { d.watchReach(ctx) })
+	}
 	if err := d.book.publish(); err != nil {
 		return err
 	}
@@ -243,7 +252,8 @@ func (d *daemon) serve(ctx context.Context, n *nic) {
 		c := &client{
 			ask: &wire{nic: name, mac: n.link.Attrs().HardwareAddr, host: d.Config.Node, scale: d.Config.TimeScale},
 			log: log, carrier: n.carrier,
-			bind: func(l *lease) error { return d.bind(n.link, l) },
+			bind:  func(l *lease) error { return d.bind(n.link, l) },
+			reach: d.reach, first: time.Duration(float64(firstDoubt) * max(d.Config.TimeScale, 1)),
 		}
 		c.run(ctx)
 	}

@@ -124,6 +124,23 @@ func newLAN(t *testing.T) *lan {
 	return l
 }
 
+// listen makes a control node in the network, as far as a connection tells.
+func (l *lan) listen(t *testing.T) net.Listener {
+	t.Helper()
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	here, err := netns.Get()
+	check(t, err)
+	defer here.Close()
+	check(t, netns.Set(l.far))
+	defer func() { check(t, netns.Set(here)) }()
+	far, err := net.Listen("tcp4", serverIP+":0")
+	check(t, err)
+	t.Cleanup(func() { check(t, far.Close()) })
+	check(t, far.(*net.TCPListener).SetDeadline(time.Now().Add(2*time.Minute)))
+	return far
+}
+
 func (l *lan) serve(conn net.PacketConn, from net.Addr, req *dhcpv4.DHCPv4) {
 	how, to := "broadcast", &net.UDPAddr{IP: net.IPv4bcast, Port: 68}
 	if ip := from.(*net.UDPAddr).IP; !ip.IsUnspecified() && req.ClientIPAddr.Equal(ip) {

@@ -49,6 +49,22 @@ func (w *wire) wanted() []dhcpv4.Modifier {
 // (a server that lies, or one that is no server of addresses) is passed over for the next
 // one's: the first to answer must not keep the others out.
 func (w *wire) Discover(ctx context.Context) (*lease, error) {
+	return w.discover(ctx, checkOffer)
+}
+
+// Other implements asker. Who answers for a server that has another name now is not known
+// for the same.
+func (w *wire) Other(ctx context.Context, l *lease) (*lease, error) {
+	return w.discover(ctx, func(offer *dhcpv4.DHCPv4) error {
+		if server, ok := unicast4(offer.ServerIdentifier()); ok && server == l.server {
+			return errs.E(errs.Conflict, "read DHCP offer", "it is of the same server again")
+		}
+		return checkOffer(offer)
+	})
+}
+
+// discover takes the first offer that good has nothing against.
+func (w *wire) discover(ctx context.Context, good func(*dhcpv4.DHCPv4) error) (*lease, error) {
 	c, err := nclient4.New(w.nic, w.options()...)
 	if err != nil {
 		return nil, errs.E(errs.Unavailable, "open DHCP socket", "%w", err)
@@ -63,7 +79,7 @@ func (w *wire) Discover(ctx context.Context) (*lease, error) {
 		if m.MessageType() != dhcpv4.MessageTypeOffer {
 			return false
 		}
-		if err := checkOffer(m); err != nil {
+		if err := good(m); err != nil {
 			passed = err
 			return false
 		}

@@ -29,7 +29,7 @@ type web struct {
 	base   string // URL without a path
 	images *images
 	more   []string // words for every machine's kernel
-	ask    func(context.Context, Machine) (Answer, error)
+	ask    func(context.Context, Request) (Answer, error)
 	log    *slog.Logger
 	waits  news
 }
@@ -117,7 +117,9 @@ func (h *web) machine(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), askTimeout)
 	defer cancel()
 	log := h.log.With("mac", m.MAC, "uuid", m.UUID, "firmware", m.Firmware, "address", r.RemoteAddr)
-	a, err := h.ask(ctx, m)
+	// Whoever asks for an answer gets a token with it: what could be wrong is found out before.
+	img, cannot := h.images.present()
+	a, err := h.ask(ctx, Request{Machine: m, CannotInstall: cannot})
 	if err == nil && a.Words == nil {
 		if why := strings.Join(a.Say, "; "); h.waits.of(m.MAC, why) {
 			log.Info("a machine waits", "why", why)
@@ -126,13 +128,8 @@ func (h *web) machine(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	var text string
-	var img Image
-	if err == nil {
-		if installs(a.Words) || installs(h.more) {
-			img, err = h.images.installing()
-		} else {
-			img = h.images.current()
-		}
+	if err == nil && installs(a.Words) {
+		err = cannot // it was told, and answers all the same
 	}
 	if err == nil {
 		text, err = bootScript(h.base, m, img, a, h.more)

@@ -41,7 +41,7 @@ func replace(t testing.TB, file string, data []byte) {
 }
 
 // site is the HTTP side with an image and answers of a test's own.
-func site(t testing.TB, ask func(context.Context, Machine) (Answer, error)) (*web, string) {
+func site(t testing.TB, ask func(context.Context, Request) (Answer, error)) (*web, string) {
 	t.Helper()
 	dir := t.TempDir()
 	build(t, dir, "first")
@@ -80,9 +80,9 @@ func text(t testing.TB, r *http.Response) string {
 const asked = "/machine?mac=52-54-00-12-34-56&uuid=4c4c4544-0042-3510-8052-B4C04F4D4B32&platform=efi"
 
 // boots answers that a machine is a node, with another token at each boot.
-func boots() func(context.Context, Machine) (Answer, error) {
+func boots() func(context.Context, Request) (Answer, error) {
 	n := 0
-	return func(_ context.Context, m Machine) (Answer, error) {
+	return func(_ context.Context, m Request) (Answer, error) {
 		n++
 		return Answer{Node: "n7", Words: []string{"runink.node=n7", fmt.Sprintf("runink.token=rt_%d", n)}, Say: []string{"machine " + m.MAC + " is node n7"}}, nil
 	}
@@ -92,7 +92,7 @@ func TestScripts(t *testing.T) {
 	var got Machine
 	for _, tt := range []struct {
 		name string
-		ask  func(context.Context, Machine) (Answer, error)
+		ask  func(context.Context, Request) (Answer, error)
 		want []string // in this order
 		not  string
 	}{
@@ -101,25 +101,25 @@ func TestScripts(t *testing.T) {
 			"/vmlinuz initrd=initramfs.cpio.zst console=tty0 console=ttyS0,115200 loglevel=5 panic=30 extra=1 runink.node=n7 runink.token=rt_1 || goto failed\n",
 			"initrd http://10.0.0.5:7465/sha256/", "/initramfs.cpio.zst || goto failed\nboot || goto failed\n:failed\n", ":again\nsleep 5\nimgfree\nchain --autofree --replace http://10.0.0.5:7465/machine?mac=",
 		}, ""},
-		{"waits", func(context.Context, Machine) (Answer, error) {
+		{"waits", func(context.Context, Request) (Answer, error) {
 			return Answer{Say: []string{"not admitted", "type this"}}, nil
 		}, []string{
 			"#!ipxe\n", "echo Runink: not admitted\necho Runink: type this\n:again\nsleep 5\n",
 			"chain --autofree --replace http://10.0.0.5:7465/machine?mac=52%3A54%3A00%3A12%3A34%3A56&platform=efi&uuid=4c4c4544-0042-3510-8052-b4c04f4d4b32 || goto again\n",
 		}, "kernel"},
-		{"nobody answers", func(context.Context, Machine) (Answer, error) {
+		{"nobody answers", func(context.Context, Request) (Answer, error) {
 			return Answer{}, errs.E(errs.Unavailable, "call", "nobody answers; ${evil} || poweroff\nshell").WithHint("start one")
 		}, []string{"#!ipxe\n", "echo Runink: call: nobody answers    evil     poweroff shell\necho Runink: start one\n", ":again\n"}, "kernel"},
-		{"words that are iPXE's", func(context.Context, Machine) (Answer, error) {
+		{"words that are iPXE's", func(context.Context, Request) (Answer, error) {
 			return Answer{Node: "n7", Words: []string{"a=${net0/mac}"}}, nil
 		}, []string{"what iPXE would take for its own\n", ":again\n"}, "kernel http"},
-		{"too long a command line", func(context.Context, Machine) (Answer, error) {
+		{"too long a command line", func(context.Context, Request) (Answer, error) {
 			return Answer{Node: "n7", Words: []string{strings.Repeat("a", 2000)}}, nil
 		}, []string{"the kernel command line of node n7 has 2", ":again\n"}, "kernel http"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h, _ := site(t, func(ctx context.Context, m Machine) (Answer, error) {
-				got = m
+			h, _ := site(t, func(ctx context.Context, m Request) (Answer, error) {
+				got = m.Machine
 				return tt.ask(ctx, m)
 			})
 			h.more = []string{"extra=1"}
@@ -144,7 +144,7 @@ func TestScripts(t *testing.T) {
 
 func TestRequestsThatAreNoMachine(t *testing.T) {
 	asks := 0
-	h, _ := site(t, func(context.Context, Machine) (Answer, error) { asks++; return Answer{}, errors.New("no") })
+	h, _ := site(t, func(context.Context, Request) (Answer, error) { asks++; return Answer{}, errors.New("no") })
 	for name, tt := range map[string]struct {
 		path string
 		want int
@@ -170,7 +170,7 @@ func TestRequestsThatAreNoMachine(t *testing.T) {
 	}
 	// Firmware without a UUID says zeros, or ones.
 	var m Machine
-	h.ask = func(_ context.Context, got Machine) (Answer, error) { m = got; return Answer{}, nil }
+	h.ask = func(_ context.Context, got Request) (Answer, error) { m = got.Machine; return Answer{}, nil }
 	for _, u := range []string{"", "00000000-0000-0000-0000-000000000000", "FFFFFFFF-FFFF-FFFF-FFFF-FFFFFFFFFFFF"} {
 		if get(t, h, "/machine?mac=52-54-00-12-34-56&platform=pcbios&uuid="+u); m.MAC == "" || m.UUID != "" || m.Firmware != BIOS {
 			t.Errorf("%q: %+v", u, m)
@@ -337,8 +337,14 @@ func archive(t testing.TB, dir, what, extra string) []byte {
 // initramfs, in one file; others do not. One that there is no archive for waits, and is told
 // what to type; one that is told of an archive gets that one, whatever replaces it.
 func TestInstallArchive(t *testing.T) {
-	words := []string{"runink.node=n7", "runink.install=path:/dev/sda", "runink.token=rt_1"}
-	h, dir := site(t, func(context.Context, Machine) (Answer, error) { return Answer{Node: "n7", Words: words}, nil })
+	words, asks := []string{"runink.node=n7", "runink.install=path:/dev/sda", "runink.token=rt_1"}, 0
+	h, dir := site(t, func(_ context.Context, m Request) (Answer, error) {
+		if m.CannotInstall != nil && installs(words) {
+			return Answer{}, m.CannotInstall // as the cluster has it: it makes no token for this
+		}
+		asks++
+		return Answer{Node: "n7", Words: words}, nil
+	})
 	ask := func() string { t.Helper(); return text(t, get(t, h, asked)) }
 	path := regexp.MustCompile(`(?m)^initrd http://10\.0\.0\.5:7465(/sha256/[0-9a-f]{64}/\S+) \|\| goto failed$`)
 	told := func(script string) string {
@@ -359,7 +365,12 @@ func TestInstallArchive(t *testing.T) {
 	}
 	refused("without an archive", "no such file")
 	archive(t, dir, "older", "")
-	refused("with another image's", "is of another image than the one in its folder")
+	for range 3 {
+		refused("with another image's", "is of another image than the one in its folder")
+	}
+	if asks != 0 {
+		t.Errorf("%d answers were made that nobody could use", asks)
+	}
 	first := archive(t, dir, "first", "")
 	initramfs, err := os.ReadFile(filepath.Join(dir, initramfsFile))
 	check(t, err)
@@ -386,21 +397,63 @@ func TestInstallArchive(t *testing.T) {
 	if plain := told(ask()); filepath.Base(plain) != initramfsFile || !bytes.Equal(served(plain), initramfs) {
 		t.Errorf("who does not install gets %s", plain)
 	}
-	h.more = []string{"runink.install=path:/dev/sdb"} // as --append has it, for all
-	if all := told(ask()); filepath.Base(all) != installFile {
-		t.Errorf("with the word for every machine, one gets %s", all)
+	words = []string{"runink.node=n7", "runink.install=path:/dev/sda", "runink.token=rt_1"}
+	if again := told(ask()); filepath.Base(again) != installFile {
+		t.Errorf("who installs gets %s", again)
 	}
+	check(t, os.Remove(filepath.Join(dir, ArchiveFile)))
+	refused("with an archive that was taken away", "no such file")
+	archive(t, dir, "first", "")
 	build(t, dir, "second")
 	refused("with an archive of the image before", "is of another image than the one in its folder")
+}
+
+func present(i *images) Image {
+	img, _ := i.present()
+	return img
+}
+
+// What is wrong with the image folder is in the log once, until it is something else or is
+// over, however many machines ask meanwhile.
+func TestHalfBuiltImageIsSaidOnce(t *testing.T) {
+	dir := t.TempDir()
+	build(t, dir, "first")
+	var log bytes.Buffer
+	i, err := openImages(dir, slog.New(slog.NewTextHandler(&log, nil)))
+	check(t, err)
+	h := &web{base: "http://10.0.0.5:7465", images: i, ask: boots(), log: slog.New(slog.DiscardHandler)}
+	first := names(t, h)
+	said := func(what string, want int) {
+		t.Helper()
+		for range 3 {
+			if got := names(t, h); got[0] != first[0] {
+				t.Errorf("%s: a machine is sent to %v", what, got)
+			}
+		}
+		if n := strings.Count(log.String(), "holds no whole image"); n != want {
+			t.Errorf("%s: said %d times, want %d:\n%s", what, n, want, log.String())
+		}
+	}
+	said("whole", 0)
+	sums, err := os.ReadFile(filepath.Join(dir, sumsFile))
+	check(t, err)
+	check(t, os.Remove(filepath.Join(dir, sumsFile)))
+	said("without sums", 1)
+	replace(t, filepath.Join(dir, sumsFile), append([]byte("0"), sums[1:]...))
+	said("with sums of another", 2)
+	replace(t, filepath.Join(dir, sumsFile), sums)
+	said("whole again", 2)
+	check(t, os.Remove(filepath.Join(dir, sumsFile)))
+	said("without sums again", 3)
 }
 
 // FuzzHTTP: whatever is asked for, what is served under a digest has it, and scripts hold no
 // line that somebody else wrote.
 func FuzzHTTP(f *testing.F) {
-	h, _ := site(f, func(_ context.Context, m Machine) (Answer, error) {
+	h, _ := site(f, func(_ context.Context, m Request) (Answer, error) {
 		return Answer{Say: []string{m.MAC, m.UUID}}, nil
 	})
-	img := h.images.current()
+	img := present(h.images)
 	f.Add(img.Kernel.path(), "")
 	f.Add("/machine", "mac=52-54-00-12-34-56&uuid=&platform=efi")
 	f.Add("/sha256/../boot.ipxe", "a=b")

@@ -48,8 +48,8 @@ type Blob struct {
 // Image is what a machine boots.
 type Image struct {
 	Kernel, Initramfs *Blob
-	// Install is what a machine that installs itself boots in Initramfs's place; nil: none has
-	// asked for it yet.
+	// Install is what a machine that installs itself boots in Initramfs's place; nil: there is
+	// nothing that it could install itself from.
 	Install *Blob
 }
 
@@ -62,6 +62,7 @@ type images struct {
 	mu    sync.Mutex
 	seen  string // the folder's state that was last looked at
 	known []*known
+	said  string // what was last wrong with the folder, and is in the log
 }
 
 // known is an image that may be asked for; the first is the present one.
@@ -71,6 +72,7 @@ type known struct {
 	uses int       // transfers under way
 
 	archive fileState // that Install was made from
+	cannot  error     // why there is no Install, though there is that archive
 }
 
 // fileState tells a file from one that replaced it.
@@ -146,55 +148,57 @@ func newBlob(name string, data []byte) *Blob {
 	return &Blob{Name: name, Digest: hex.EncodeToString(sum[:]), Data: data}
 }
 
-// current returns the folder's image, a new one if it was built since. While the folder
+// present returns the folder's image, a new one if it was built since. While the folder
 // holds none that is whole, the one before stays; that is logged, once for each change.
-func (i *images) current() Image {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return i.look().Image
-}
-
-// installing is current for a machine that installs itself: with what it installs from. That
-// is read when it is first wanted, and again when it was replaced; a machine that began with
-// an older one ends with it.
 //
-// Errors: NotFound if the folder has no archive, Conflict if it is another image's.
-func (i *images) installing() (Image, error) {
-	const op = "read install archive"
+// The image has what a machine installs itself from, or cannot says why not: NotFound if the
+// folder has no archive, Conflict if it is another image's. An archive is read once; a
+// machine that began with one that was replaced ends with it.
+func (i *images) present() (img Image, cannot error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	k := i.look()
 	file := filepath.Join(i.dir, ArchiveFile)
-	hint := func(e *errs.Error) error {
-		return e.WithField(nodecfg.Prefix+"install").WithHint("on the boot host: bin/runink-image archive -image %s -out %s", i.dir, file)
-	}
 	info, err := os.Stat(file)
 	if err != nil {
-		return Image{}, hint(errs.E(errs.NotFound, op, "%w", err))
+		img, cannot = k.Image, i.noArchive(errs.NotFound, "%w", err)
+		img.Install = nil
+		return img, cannot
 	}
 	now := fileState{info.Size(), info.ModTime()}
-	if k.Install != nil && k.archive == now {
-		return k.Image, nil
+	if k.archive != now {
+		if k.Install != nil {
+			// Who was told of the older one finishes with it.
+			k = &known{Image: k.Image, told: i.now()}
+			i.put(k)
+		}
+		k.archive = now
+		k.Install, k.cannot = i.join(k.Image, file)
 	}
+	return k.Image, k.cannot
+}
+
+// noArchive is an error with what to type on the boot host.
+func (i *images) noArchive(kind errs.Kind, format string, args ...any) error {
+	return errs.E(kind, "read install archive", format, args...).WithField(nodecfg.Prefix+"install").
+		WithHint("on the boot host: bin/runink-image archive -image %s -out %s", i.dir, filepath.Join(i.dir, ArchiveFile))
+}
+
+// join makes one file of an image's initramfs and the archive in file.
+func (i *images) join(img Image, file string) (*Blob, error) {
 	archive, err := os.ReadFile(file)
 	if err != nil {
-		return Image{}, hint(errs.E(errs.NotFound, op, "%w", err))
+		return nil, i.noArchive(errs.NotFound, "%w", err)
 	}
 	// It is not compressed: what is in it stands there as it is.
-	if !bytes.Contains(archive, k.Kernel.Data) || !bytes.Contains(archive, k.Initramfs.Data) {
-		return Image{}, hint(errs.E(errs.Conflict, op, "%s is of another image than the one in its folder", file))
+	if !bytes.Contains(archive, img.Kernel.Data) || !bytes.Contains(archive, img.Initramfs.Data) {
+		return nil, i.noArchive(errs.Conflict, "%s is of another image than the one in its folder", file)
 	}
 	const align = 4 // of the header that begins an archive (Linux, early-userspace/buffer-format)
-	pad := make([]byte, -len(k.Initramfs.Data)&(align-1))
-	b := newBlob(installFile, slices.Concat(k.Initramfs.Data, pad, archive))
-	i.log.Info("an install archive", "with", k.Initramfs.Digest, "together", b.Digest)
-	if k.Install != nil {
-		// Who was told of the older one finishes with it.
-		k = &known{Image: k.Image, told: i.now()}
-		i.put(k)
-	}
-	k.Install, k.archive = b, now
-	return k.Image, nil
+	pad := make([]byte, -len(img.Initramfs.Data)&(align-1))
+	b := newBlob(installFile, slices.Concat(img.Initramfs.Data, pad, archive))
+	i.log.Info("an install archive", "with", img.Initramfs.Digest, "together", b.Digest)
+	return b, nil
 }
 
 // look sees whether the folder holds another image, and returns the present one; i.mu is held.
@@ -208,7 +212,11 @@ func (i *images) look() *known {
 			i.put(&known{Image: img, told: i.now()})
 		}
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+		i.said = ""
+	case i.said != err.Error():
+		i.said = err.Error()
 		i.log.Warn("the image folder holds no whole image; the one before is served", "folder", i.dir, "err", err)
 	}
 	i.known[0].told = i.now()

@@ -17,6 +17,14 @@ type Machine struct {
 	Firmware Firmware
 }
 
+// Request is a machine that asks what it boots.
+type Request struct {
+	Machine
+	// CannotInstall is why nothing can be served that it would install itself from; nil: it can.
+	// A machine whose answer would ask it to must get none then.
+	CannotInstall error
+}
+
 // Answer says what a machine boots as.
 type Answer struct {
 	// Words are its kernel command line; nil: it boots nothing now, and asks again.
@@ -68,7 +76,7 @@ func waitScript(base string, m Machine, say ...string) string {
 // again, and so get another token: this one may have been seen.
 func bootScript(base string, m Machine, img Image, a Answer, more []string) (string, error) {
 	initrd := img.Initramfs
-	if img.Install != nil && (installs(a.Words) || installs(more)) {
+	if img.Install != nil && installs(a.Words) {
 		initrd = img.Install
 	}
 	words := strings.Join(append(append([]string{consoleWords}, more...), a.Words...), " ")

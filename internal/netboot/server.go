@@ -38,10 +38,11 @@ type Config struct {
 	HTTPPort uint16
 	Image    string // folder with vmlinuz, initramfs.cpio.zst and SHA256SUMS
 	IPXE     string // folder with undionly.kpxe and snponly.efi; optional, DefaultIPXE
-	// Append are words for every machine's kernel command line; optional.
+	// Append are words for every machine's kernel command line; optional. None of them is one
+	// that an answer may have: a node takes no key twice.
 	Append []string
 	// Ask says what a machine boots as. It is called once a boot, and may take a while.
-	Ask func(context.Context, Machine) (Answer, error)
+	Ask func(context.Context, Request) (Answer, error)
 	Log *slog.Logger // optional
 }
 

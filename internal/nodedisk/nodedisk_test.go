@@ -222,8 +222,9 @@ func TestDisksThatAreNotEmpty(t *testing.T) {
 		{"a CD's image", on(0x8001, []byte("CD001")), "an ISO 9660 file system", "serial:S1"},
 		{"a RAID's end", on(diskSize-4096, []byte("superblock")), "bytes that are not zero", "serial:S1"},
 		{"a state disk", on(Sector, Label(StateMade, state)), "the state of a node", "state:" + state.String()},
-		{"another image", installed("v0", "n1", uuid.Nil), "Runink with another image or for another node, and no state yet", "serial:S1"},
-		{"another node's state", installed("v1", "n2", state), "Runink with another image or for another node, and the state of a node", "state:" + state.String()},
+		{"another image", installed("v0", "n1", uuid.Nil), "Runink for this node, with another image and no state yet", "serial:S1"},
+		{"another node's state", installed("v1", "n2", state), "Runink for another node and the state of a node", "state:" + state.String()},
+		{"this node's state, with another image", installed("v0", "n1", state), "Runink for this node, with another image and the state of a node", "state:" + state.String()},
 		{"state, and a torn table", func(t *testing.T, f *os.File) {
 			t.Helper()
 			installed("v1", "n1", state)(t, f)
@@ -276,6 +277,53 @@ func TestDisksThatAreNotEmpty(t *testing.T) {
 		f = newDisk(t, MinDisk)
 		install(t, f, MinDisk, options(t, "v1", "n1"))
 	})
+}
+
+// A disk that is the node's already is known, with whatever image, and stays unless it is
+// named to be wiped.
+func TestFindNode(t *testing.T) {
+	state := uuid.MustParse("0b5b6e0f-6a4c-4c5f-9d0e-000000000001")
+	unknown := func(t *testing.T, f *os.File) { // a disk image that nobody's words are on
+		t.Helper()
+		o := options(t, "v0", "")
+		o.Cluster = ""
+		install(t, f, diskSize, o)
+	}
+	for _, tt := range []struct {
+		name string
+		put  func(*testing.T, *os.File)
+		wipe string
+		want Node
+	}{
+		{"with this image", installed("v1", "n1", state), "", Node{true, true, ""}},
+		{"with this image, and a word that wiped it once", installed("v1", "n1", state), "serial:S1", Node{true, true, ""}},
+		{"with another", installed("v0", "n1", state), "", Node{true, false, "state:" + state.String()}},
+		{"with another, and a word that wiped it once", installed("v0", "n1", state), "serial:S1", Node{true, false, "state:" + state.String()}},
+		{"with another, to be wiped", installed("v0", "n1", state), "state:" + state.String(), Node{}},
+		{"with another and no state, to be wiped", installed("v0", "n1", uuid.Nil), "serial:S1", Node{}},
+		{"with another and no state", installed("v0", "n1", uuid.Nil), "", Node{true, false, "serial:S1"}},
+		{"another node's", installed("v1", "n2", state), "", Node{}},
+		{"nobody's in particular", unknown, "", Node{}},
+		{"empty", func(*testing.T, *os.File) {}, "", Node{}},
+		{"somebody's", on(0, []byte("XFSB")), "", Node{}},
+		{"cut off", on(0, Label(bootIntent, state)), "", Node{}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			f := newDisk(t, diskSize)
+			tt.put(t, f)
+			o := Options{Boot: Boot{Version: "v1"}, Cluster: "c1", Node: "n1", Wipe: tt.wipe, Names: []string{"serial:S1"}}
+			before := digest(t, f)
+			if got, err := FindNode(f, diskSize, o); err != nil || got != tt.want {
+				t.Errorf("got %+v, %v, want %+v", got, err, tt.want)
+			}
+			if digest(t, f) != before {
+				t.Error("to look at it wrote to it")
+			}
+		})
+	}
+	if got, err := FindNode(newDisk(t, Sector), Sector, options(t, "v1", "n1")); err != nil || got.Stays {
+		t.Errorf("a disk of one sector: %+v, %v", got, err)
+	}
 }
 
 var errCut = errors.New("the power was cut")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"github.com/google/uuid"
 
@@ -39,6 +40,7 @@ const (
 	Empty                   // its ends are zero
 	Unfinished              // Write was cut off
 	Installed               // with this image, for this node
+	Outdated                // with another image, for this node
 )
 
 // identity is the GUID of the disk's table. Nothing is drawn at random, so that the same
@@ -47,11 +49,20 @@ func (o Options) identity(what string) uuid.UUID {
 	return uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "%s %s %s %s", o.Boot.Version, o.Cluster, o.Node, what))
 }
 
+// owner is the GUID of the state partition. It is the same whatever the image, so that a node
+// knows its disk when it boots another one than is on it.
+func (o Options) owner() uuid.UUID {
+	if o.Cluster == "" || o.Node == "" {
+		return o.identity(nodecfg.StatePartition) // nobody's in particular
+	}
+	return uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "%s %s %s", o.Cluster, o.Node, nodecfg.StatePartition))
+}
+
 // stateWord is what wipes a disk with the state that has this UUID.
 func stateWord(id uuid.UUID) string { return "state:" + id.String() }
 
-// Inspect says what is on a disk of size bytes. Of a foreign one, what is for people, and
-// state is the UUID of the node's state on it, if there is any.
+// Inspect says what is on a disk of size bytes. Of a foreign or outdated one, what is for
+// people, and state is the UUID of the node's state on it, if there is any.
 func Inspect(dev io.ReaderAt, size int64, o Options) (s State, what string, state uuid.UUID, err error) {
 	const op = "look at the disk"
 	head, tail := make([]byte, edge), make([]byte, edge)
@@ -99,10 +110,51 @@ func Inspect(dev io.ReaderAt, size int64, o Options) (s State, what string, stat
 	if _, err := dev.ReadAt(sector, int64(p.first+1)*Sector); err != nil {
 		return Foreign, "", state, errs.E(errs.Internal, op, "%w", err)
 	}
-	if id, ok := stateOf(sector); ok {
-		return Foreign, "Runink with another image or for another node, and the state of a node", id, nil
+	s, what = Foreign, "Runink for another node"
+	if p.id == o.owner() {
+		s, what = Outdated, "Runink for this node, with another image"
 	}
-	return Foreign, "Runink with another image or for another node, and no state yet", state, nil
+	if id, ok := stateOf(sector); ok {
+		return s, what + " and the state of a node", id, nil
+	}
+	return s, what + " and no state yet", state, nil
+}
+
+// A Node is what a disk is to the node that may be on it already.
+type Node struct {
+	Stays bool   // it is this node's, and is not to be wiped
+	Same  bool   // with the same image
+	Word  string // the word that wipes it, if it is with another one; empty: it has none
+}
+
+// FindNode says whether a disk of size bytes is this node's already: with the image of o, or
+// with another one. Of o.Boot only the version counts.
+func FindNode(dev io.ReaderAt, size int64, o Options) (Node, error) {
+	if size < MinDisk {
+		return Node{}, nil
+	}
+	s, _, state, err := Inspect(dev, size, o)
+	if err != nil {
+		return Node{}, err
+	}
+	switch names := o.wipedBy(state); {
+	case s == Installed:
+		return Node{Stays: true, Same: true}, nil
+	case s != Outdated || slices.Contains(names, o.Wipe):
+		return Node{}, nil
+	case len(names) == 0:
+		return Node{Stays: true}, nil
+	default:
+		return Node{Stays: true, Word: names[0]}, nil
+	}
+}
+
+// wipedBy are the words that wipe a disk which is not empty, with the state that is on it.
+func (o Options) wipedBy(state uuid.UUID) []string {
+	if state != uuid.Nil {
+		return []string{stateWord(state)}
+	}
+	return o.Names
 }
 
 // stateOf returns the UUID of the state whose second sector this is.
@@ -117,17 +169,12 @@ func stateOf(sector []byte) (uuid.UUID, bool) {
 // allowed says whether a disk may be written.
 func allowed(s State, what string, state uuid.UUID, o Options) error {
 	const op = "write a boot disk"
-	if s != Foreign {
+	if s != Foreign && s != Outdated {
 		return nil
 	}
-	names := o.Names
-	if state != uuid.Nil {
-		names = []string{stateWord(state)}
-	}
-	for _, n := range names {
-		if n == o.Wipe {
-			return nil
-		}
+	names := o.wipedBy(state)
+	if slices.Contains(names, o.Wipe) {
+		return nil
 	}
 	err := errs.E(errs.Conflict, op, "it is not empty: there is %s; nothing was written", what)
 	switch {
@@ -188,7 +235,7 @@ func layOut(dev Disk, size int64, o Options, esp io.ReaderAt, used int64) error 
 	t := newTable(o.identity("disk"), size, []entry{
 		{typeBIOS, o.identity(biosName), BIOSStart, BIOSStart + BIOSSectors - 1, biosName},
 		{typeESP, o.identity(espName), ESPStart, ESPStart + ESPSectors - 1, espName},
-		{typeLinux, o.identity(nodecfg.StatePartition), StateStart, end - 1, nodecfg.StatePartition},
+		{typeLinux, o.owner(), StateStart, end - 1, nodecfg.StatePartition},
 	})
 	none := make([]byte, edge)
 	write := func(at int64, data []byte) func() error {

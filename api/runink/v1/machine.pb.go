@@ -418,10 +418,13 @@ func (*ForgetMachineResponse) Descriptor() ([]byte, []int) {
 type BootMachineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The same id has the same answer, and no second effect.
-	RequestId     string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
-	Mac           string `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`           // of the card it boots with
-	Uuid          string `protobuf:"bytes,3,opt,name=uuid,proto3" json:"uuid,omitempty"`         // empty: the firmware has none
-	Firmware      string `protobuf:"bytes,4,opt,name=firmware,proto3" json:"firmware,omitempty"` // bios uefi
+	RequestId string `protobuf:"bytes,1,opt,name=request_id,json=requestId,proto3" json:"request_id,omitempty"`
+	Mac       string `protobuf:"bytes,2,opt,name=mac,proto3" json:"mac,omitempty"`           // of the card it boots with
+	Uuid      string `protobuf:"bytes,3,opt,name=uuid,proto3" json:"uuid,omitempty"`         // empty: the firmware has none
+	Firmware  string `protobuf:"bytes,4,opt,name=firmware,proto3" json:"firmware,omitempty"` // bios uefi
+	// The service has nothing that a machine could install itself from: one that is to do that
+	// gets no token, which it could not use.
+	CannotInstall bool `protobuf:"varint,5,opt,name=cannot_install,json=cannotInstall,proto3" json:"cannot_install,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -484,10 +487,18 @@ func (x *BootMachineRequest) GetFirmware() string {
 	return ""
 }
 
+func (x *BootMachineRequest) GetCannotInstall() bool {
+	if x != nil {
+		return x.CannotInstall
+	}
+	return false
+}
+
 type BootMachineResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// pending: not admitted; alive: the node it is holds a session, and a machine that boots
-	// holds none; boot: the rest is filled in.
+	// holds none; install: it is to install itself, and the service cannot serve that; boot:
+	// the rest is filled in.
 	State         string `protobuf:"bytes,1,opt,name=state,proto3" json:"state,omitempty"`
 	Id            string `protobuf:"bytes,2,opt,name=id,proto3" json:"id,omitempty"`                                      // what the record is by, or would be
 	Node          string `protobuf:"bytes,3,opt,name=node,proto3" json:"node,omitempty"`                                  // the node it becomes
@@ -614,13 +625,14 @@ const file_runink_v1_machine_proto_rawDesc = "" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\bR\trequestId\x12\x19\n" +
 	"\x02id\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\f\x18$R\x02id\"\x17\n" +
-	"\x15ForgetMachineResponse\"\xa5\x01\n" +
+	"\x15ForgetMachineResponse\"\xcc\x01\n" +
 	"\x12BootMachineRequest\x12&\n" +
 	"\n" +
 	"request_id\x18\x01 \x01(\tB\a\xbaH\x04r\x02\x10\bR\trequestId\x12\x1b\n" +
 	"\x03mac\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\f\x18$R\x03mac\x12\x1b\n" +
 	"\x04uuid\x18\x03 \x01(\tB\a\xbaH\x04r\x02\x18$R\x04uuid\x12-\n" +
-	"\bfirmware\x18\x04 \x01(\tB\x11\xbaH\x0er\fR\x04biosR\x04uefiR\bfirmware\"\xbb\x01\n" +
+	"\bfirmware\x18\x04 \x01(\tB\x11\xbaH\x0er\fR\x04biosR\x04uefiR\bfirmware\x12%\n" +
+	"\x0ecannot_install\x18\x05 \x01(\bR\rcannotInstall\"\xbb\x01\n" +
 	"\x13BootMachineResponse\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +

@@ -119,7 +119,7 @@ func runHost(argv []string) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	rom := &plainROM{}
+	rom := plainROM{}
 	var mu sync.Mutex // one frame after the other
 	send := func(frame []byte) error {
 		mu.Lock()
@@ -136,7 +136,9 @@ func runHost(argv []string) error {
 				pulled.Store(true)
 				return errors.Join(cmd.Process.Signal(unix.SIGTERM), card.Close())
 			}
-			rom.pass(frame)
+			if len(frame) >= 14 {
+				rom.pass(frame)
+			}
 			if answer := advertisement(frame); answer != nil {
 				if err := send(answer); err != nil {
 					return err
@@ -213,28 +215,39 @@ func makeCard() (*os.File, error) {
 	return os.NewFile(uintptr(fd), "card"), tap.Fds[0].Close()
 }
 
-// plainROM makes of QEMU's boot ROM, which is an iPXE and says so, one as other cards have it:
-// until it has fetched its first file by TFTP nobody hears what it is.
-type plainROM struct{ fetched bool }
+// plainROM makes of QEMU's boot ROMs, which are iPXE and say so, ones as other cards have them:
+// until a machine has fetched its first file by TFTP nobody hears what it is. Those that have
+// are kept by their MAC address.
+type plainROM map[[6]byte]bool
 
-func (p *plainROM) pass(frame []byte) {
-	const ethernet, udp = 14, 17
-	if p.fetched || len(frame) < ethernet+28 || frame[12] != 8 || frame[13] != 0 || frame[ethernet+9] != udp {
+func (p plainROM) pass(frame []byte) {
+	if p[[6]byte(frame[6:12])] {
 		return
 	}
-	datagram := frame[ethernet+int(frame[ethernet]&15)*4:]
-	if len(datagram) < 8 {
-		return
-	}
-	switch binary.BigEndian.Uint16(datagram[2:]) {
+	port, datagram := udpTo(frame)
+	switch port {
 	case 69:
-		p.fetched = true
+		p[[6]byte(frame[6:12])] = true
 	case 67, 4011:
 		if class := bytes.Index(datagram, []byte("\x4d\x04iPXE")); class > 0 {
 			clear(datagram[class : class+6]) // padding, as DHCP has it
 			clear(datagram[6:8])             // no checksum, as UDP has it
 		}
 	}
+}
+
+// udpTo is the UDP datagram over IPv4 in a frame, with its header, and the port that it is for;
+// zero for any other frame.
+func udpTo(frame []byte) (port uint16, datagram []byte) {
+	const ethernet, udp = 14, 17
+	if len(frame) < ethernet+28 || frame[12] != 8 || frame[13] != 0 || frame[ethernet+9] != udp {
+		return 0, nil
+	}
+	datagram = frame[min(ethernet+int(frame[ethernet]&15)*4, len(frame)):]
+	if len(datagram) < 8 {
+		return 0, nil
+	}
+	return binary.BigEndian.Uint16(datagram[2:]), datagram
 }
 
 // advertisement answers a router solicitation (RFC 4861): there is a router, and it has nothing
@@ -250,8 +263,15 @@ func advertisement(frame []byte) []byte {
 	all := netip.MustParseAddr("ff02::1").As16()
 	message := []byte{134, 0, 0, 0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0} // lifetime 0: no default router
 	// The checksum is over the addresses, the length, the protocol and the message.
-	sum := uint32(len(message)) + icmpv6
-	for _, part := range [][]byte{self[:], all[:], message} {
+	binary.BigEndian.PutUint16(message[2:], checksum(uint32(len(message))+icmpv6, self[:], all[:], message))
+	out := append([]byte{0x33, 0x33, 0, 0, 0, 1}, mac...)
+	out = append(out, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(message)), icmpv6, 255)
+	return slices.Concat(out, self[:], all[:], message)
+}
+
+// checksum is the Internet's (RFC 1071), of parts of even lengths.
+func checksum(sum uint32, parts ...[]byte) uint16 {
+	for _, part := range parts {
 		for i := 0; i < len(part); i += 2 {
 			sum += uint32(binary.BigEndian.Uint16(part[i:]))
 		}
@@ -259,8 +279,5 @@ func advertisement(frame []byte) []byte {
 	for sum > 0xffff {
 		sum = sum>>16 + sum&0xffff
 	}
-	binary.BigEndian.PutUint16(message[2:], ^uint16(sum))
-	out := append([]byte{0x33, 0x33, 0, 0, 0, 1}, mac...)
-	out = append(out, 0x86, 0xdd, 0x60, 0, 0, 0, 0, byte(len(message)), icmpv6, 255)
-	return slices.Concat(out, self[:], all[:], message)
+	return ^uint16(sum)
 }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -26,12 +27,8 @@ import (
 // root is the repository.
 var root = filepath.Join("..", "..", "..")
 
-// Machines of the cluster beside its control node n1, and the node that the first one is.
-const (
-	diskless = "n2"
-	twin     = "n3"
-	node     = "w7"
-)
+// twin is the machine that uses another one's token; n2 and n3 boot from the network.
+const twin = "n4"
 
 func TestMain(m *testing.M) {
 	if len(os.Args) > 2 && os.Args[1] == hostCommand {
@@ -55,7 +52,7 @@ func boot(t *testing.T) *harness.Cluster {
 	}
 	start := time.Now()
 	c, err := harness.New(t.Context(), harness.Config{
-		Dir: t.TempDir(), Bin: bin, Image: img, Nodes: 1, Spare: 2,
+		Dir: t.TempDir(), Bin: bin, Image: img, Nodes: 1, Spare: 3,
 		Progress: func(s string) { fmt.Printf("[%5.1f s] %s\n", time.Since(start).Seconds(), s) },
 	})
 	if err != nil {
@@ -102,39 +99,54 @@ func serve(ctx context.Context, t *testing.T, c *harness.Cluster, img string) *h
 	if _, err := its.Run(ctx, "context", "add", "demo", "--address", c.Addr("n1").String(), "--ca", mine.Contexts[harness.ClusterName].CA); err != nil {
 		t.Fatal(err)
 	}
-	return startHost(t, c.Cluster, []string{"RUNINK_CONFIG=" + its.Config, "RUNINK_API_KEY=" + key.Secret},
-		its.Bin, "netboot", "--listen", hostAddress, "--image", img)
+	argv := []string{its.Bin, "netboot", "--listen", hostAddress, "--image", img}
+	if !c.Accel.KVM {
+		argv = append(argv, "--append", "mitigations=off") // as the other machines have it
+	}
+	return startHost(t, c.Cluster, []string{"RUNINK_CONFIG=" + its.Config, "RUNINK_API_KEY=" + key.Secret}, argv...)
 }
 
-// folder makes the folder of an image to serve, as a boot host has it: what `make metal` wrote,
-// and the archive that machines install from.
-func folder(ctx context.Context, t *testing.T) string {
+// put makes an image that make wrote the one in a boot host's folder, its sums last.
+func put(t *testing.T, dir, name string) {
 	t.Helper()
-	dir := t.TempDir()
-	metal, err := filepath.Abs(filepath.Join(root, "build", "metal"))
+	from, err := filepath.Abs(filepath.Join(root, "build", name))
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{image.VmlinuzFile, image.InitramfsFile, image.ManifestFile, image.SumsFile} {
-		if _, err := os.Stat(filepath.Join(metal, name)); err != nil {
-			t.Fatalf("%v: run `make metal` first", err)
+	for _, f := range []string{image.VmlinuzFile, image.InitramfsFile, image.ManifestFile, image.SumsFile} {
+		if _, err := os.Stat(filepath.Join(from, f)); err != nil {
+			t.Fatalf("%v: run `make %s` first", err, name)
 		}
-		if err := os.Symlink(filepath.Join(metal, name), filepath.Join(dir, name)); err != nil {
+		next := filepath.Join(dir, f+".next")
+		if err := errors.Join(os.Symlink(filepath.Join(from, f), next), os.Rename(next, filepath.Join(dir, f))); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// archive writes what machines install from into a boot host's folder.
+func archive(ctx context.Context, t *testing.T, dir string) {
+	t.Helper()
 	cmd := exec.CommandContext(ctx, filepath.Join("bin", "runink-image"), "archive", "-image", dir, "-out", filepath.Join(dir, "install.cpio"))
 	cmd.Dir = root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	return dir
 }
 
-// on boots a machine: from the network, beside a disk that was empty once, or from that.
-func on(ctx context.Context, t *testing.T, c *harness.Cluster, firmware qemu.Firmware, network bool) qemu.Mark {
+// bare is a machine with a disk that was empty once, and the node that it becomes.
+type bare struct {
+	c        *harness.Cluster
+	vm, node string
+	firmware qemu.Firmware
+	mark     qemu.Mark // where its present boot begins
+	mac      string    // as it was said when it waited
+}
+
+// on boots it: from the network, beside its disk, or from that.
+func (b *bare) on(ctx context.Context, t *testing.T, network bool) {
 	t.Helper()
-	disk := filepath.Join(filepath.Dir(c.CLI.Config), "own.img")
+	disk := filepath.Join(filepath.Dir(b.c.CLI.Config), b.vm+"-own.img")
 	f, err := os.OpenFile(disk, os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		t.Fatal(err)
@@ -142,18 +154,57 @@ func on(ctx context.Context, t *testing.T, c *harness.Cluster, firmware qemu.Fir
 	if err := errors.Join(f.Truncate(1<<30), f.Close()); err != nil {
 		t.Fatal(err)
 	}
-	m := c.Machine(diskless)
+	m := b.c.Machine(b.vm)
 	if err := m.Configure(func(cfg *qemu.MachineConfig) {
 		cfg.Kernel, cfg.Initrd, cfg.Cmdline, cfg.Disks = "", "", "", nil
-		cfg.Firmware, cfg.NetBoot, cfg.Media = firmware, network, []qemu.Media{{Bus: qemu.SATA, Path: disk}}
+		cfg.Firmware, cfg.NetBoot, cfg.Media = b.firmware, network, []qemu.Media{{Bus: qemu.SATA, Path: disk}}
 	}); err != nil {
 		t.Fatal(err)
 	}
-	mark, err := m.PowerOn(ctx)
-	if err != nil {
+	if b.mark, err = m.PowerOn(ctx); err != nil {
 		t.Fatal(err)
 	}
-	return mark
+}
+
+// see waits for a line of its present boot.
+func (b *bare) see(ctx context.Context, t *testing.T, pattern string) []string {
+	t.Helper()
+	return see(ctx, t, b.c, b.vm, b.mark, pattern)
+}
+
+// ready waits until it is a worker.
+func (b *bare) ready(ctx context.Context, t *testing.T) {
+	t.Helper()
+	if err := b.c.AwaitReady(ctx, b.vm, b.mark); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// off ends it in order.
+func (b *bare) off(ctx context.Context, t *testing.T) {
+	t.Helper()
+	if err := b.c.Machine(b.vm).PowerButton(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.c.Machine(b.vm).Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type nodeState struct {
+	State, Fingerprint string
+	BootID             string `json:"boot_id"`
+	Addresses          []string
+}
+
+// state is what the cluster says of its node.
+func (b *bare) state(ctx context.Context, t *testing.T) nodeState {
+	t.Helper()
+	var n nodeState
+	if err := b.c.CLI.JSON(ctx, &n, "node", "get", b.node); err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // see waits for a line on a machine's console. Firmware that gave up, because this host was too
@@ -183,131 +234,155 @@ type machine struct {
 	ID, State, Node, MAC, Firmware string
 }
 
-func machines(ctx context.Context, t *testing.T, c *harness.Cluster) []machine {
+// machines are those of a MAC address; all where it is empty.
+func machines(ctx context.Context, t *testing.T, c *harness.Cluster, mac string) []machine {
 	t.Helper()
 	var out struct{ Machines []machine }
 	if err := c.CLI.JSON(ctx, &out, "node", "machines"); err != nil {
 		t.Fatal(err)
 	}
-	return out.Machines
+	return slices.DeleteFunc(out.Machines, func(m machine) bool { return mac != "" && m.MAC != mac })
 }
 
-// A machine without anything on its disk boots from the network: by BIOS it waits until it is
-// admitted, becomes the node of its record, and after a shutdown boots as the same node by
-// UEFI, with another key and another token. A second machine with its token is refused on its
-// console and in the audit log, and the first one goes on. At its second boot it is told to
-// install itself, and does: after another shutdown it boots from its disk, and has the same key.
+// admitted boots it for the first time: it waits until it is admitted, and becomes its node.
+func (b *bare) admitted(ctx context.Context, t *testing.T) nodeState {
+	t.Helper()
+	powered := time.Now()
+	b.on(ctx, t, true)
+	b.mac = b.see(ctx, t, `runink node admit ([0-9a-f:]{17}) `)[1]
+	t.Logf("%s: %.1f s from power-on to iPXE's script", b.firmware, time.Since(powered).Seconds())
+	if got := machines(ctx, t, b.c, b.mac); len(got) != 1 || got[0].State != "pending" || got[0].Firmware != string(b.firmware) {
+		t.Fatalf("the machine before its admission: %+v", got)
+	}
+	if _, err := b.c.CLI.Run(ctx, "node", "admit", b.mac, "--node", b.node, "--role", "worker"); err != nil {
+		t.Fatal(err)
+	}
+	powered = time.Now()
+	b.see(ctx, t, `^runink: booted node=`+b.node+` role=worker state=memory$`)
+	b.ready(ctx, t)
+	t.Logf("%s: %.1f s from admission to Ready", b.firmware, time.Since(powered).Seconds())
+	if got := machines(ctx, t, b.c, b.mac); len(got) != 1 || got[0].State != "admitted" || got[0].Node != b.node || got[0].Firmware != string(b.firmware) {
+		t.Errorf("the machine once it is admitted: %+v", got)
+	}
+	return b.isReady(ctx, t)
+}
+
+func (b *bare) isReady(ctx context.Context, t *testing.T) nodeState {
+	t.Helper()
+	n := b.state(ctx, t)
+	if n.State != "ready" {
+		t.Fatalf("node %s is %s", b.node, n.State)
+	}
+	return n
+}
+
+// anew checks that it is the same node as at an earlier boot, by another boot and another key.
+func (b *bare) anew(ctx context.Context, t *testing.T, earlier nodeState) nodeState {
+	t.Helper()
+	n := b.isReady(ctx, t)
+	if n.Fingerprint == earlier.Fingerprint || n.BootID == earlier.BootID {
+		t.Errorf("after a shutdown %s has the key or boot of before: %+v, %+v", b.node, earlier, n)
+	}
+	return n
+}
+
+// Machines without anything on their disks boot from the network, one by BIOS and one by UEFI,
+// side by side: each waits until it is admitted, becomes the node of its record, and does so
+// again after a shutdown, with another key and another token.
+//
+// The first one's token is tried by a second machine, which is refused on its console and in the
+// audit log, while the first one goes on; and at its second boot it hears a DHCP server that
+// lies. The other is told to install itself at last, and does: after one more shutdown it boots
+// from its disk, and has the same key.
 func TestNetworkBoot(t *testing.T) {
 	c := boot(t)
 	ctx, cancel := context.WithTimeout(t.Context(), c.Scaled(8*time.Minute))
 	defer cancel()
-	var wire lockedBuffer
+	var wire words
 	stop, err := c.Switch.Record(&wire)
 	if err != nil {
 		t.Fatal(err)
 	}
-	serve(ctx, t, c, folder(ctx, t))
-
-	powered := time.Now()
-	mark := on(ctx, t, c, qemu.BIOS, true)
-	mac := see(ctx, t, c, diskless, mark, `runink node admit ([0-9a-f:]{17}) `)[1]
-	t.Logf("BIOS: %.1f s from power-on to iPXE's script", time.Since(powered).Seconds())
-	if got := machines(ctx, t, c); len(got) != 1 || got[0].State != "pending" || got[0].MAC != mac || got[0].Firmware != "bios" {
-		t.Fatalf("machines before the admission: %+v", got)
+	dir := t.TempDir()
+	put(t, dir, "image") // the smaller one: these machines have nothing that it lacks a driver for
+	serve(ctx, t, c, dir)
+	t.Run("machines", func(t *testing.T) {
+		t.Run("by BIOS", func(t *testing.T) {
+			t.Parallel()
+			b := &bare{c: c, vm: "n2", node: "w7", firmware: qemu.BIOS}
+			first := b.admitted(ctx, t)
+			t.Run("two machines with one token", func(t *testing.T) { oneToken(ctx, t, b, &wire) })
+			b.off(ctx, t)
+			t.Run("a DHCP server that lies", func(t *testing.T) { lied(ctx, t, b) })
+			b.anew(ctx, t, first)
+		})
+		t.Run("by UEFI", func(t *testing.T) {
+			t.Parallel()
+			b := &bare{c: c, vm: "n3", node: "w8", firmware: qemu.UEFI}
+			first := b.admitted(ctx, t)
+			b.off(ctx, t)
+			powered := time.Now()
+			b.on(ctx, t, true)
+			b.see(ctx, t, `^runink: booted node=`+b.node+` role=worker state=memory$`)
+			b.ready(ctx, t)
+			t.Logf("UEFI: %.1f s from power-on to Ready", time.Since(powered).Seconds())
+			second := b.anew(ctx, t, first)
+			b.off(ctx, t)
+			t.Run("onto its disk", func(t *testing.T) { installed(ctx, t, b, second, dir) })
+		})
+	})
+	if t.Failed() {
+		return
 	}
-	if _, err := c.CLI.Run(ctx, "node", "admit", mac, "--node", node, "--role", "worker"); err != nil {
-		t.Fatal(err)
+	for _, m := range machines(ctx, t, c, "") {
+		if _, err := c.CLI.Run(ctx, "node", "forget", m.ID); err != nil {
+			t.Error(err)
+		}
 	}
-	admitted := time.Now()
-	see(ctx, t, c, diskless, mark, `^runink: booted node=`+node+` role=worker state=`)
-	if err := c.AwaitReady(ctx, diskless, mark); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("BIOS: %.1f s from admission to Ready", time.Since(admitted).Seconds())
-	first := nodeNow(ctx, t, c)
-
-	t.Run("two machines with one token", func(t *testing.T) { oneToken(ctx, t, c, &wire) })
-
-	off(ctx, t, c)
-	if _, err := c.CLI.Run(ctx, "node", "admit", mac, "--node", node, "--install", "/dev/sda"); err != nil {
-		t.Fatal(err)
-	}
-	powered = time.Now()
-	mark = on(ctx, t, c, qemu.UEFI, true)
-	see(ctx, t, c, diskless, mark, `^runink: installed: the machine boots from this disk without the medium disk=/dev/sda$`)
-	see(ctx, t, c, diskless, mark, `^runink: booted node=`+node+` role=worker state=/dev/sda3$`)
-	t.Logf("UEFI: %.1f s from power-on to PID 1", time.Since(powered).Seconds())
-	if err := c.AwaitReady(ctx, diskless, mark); err != nil {
-		t.Fatal(err)
-	}
-	t.Logf("UEFI: %.1f s from power-on to Ready", time.Since(powered).Seconds())
-	again := nodeNow(ctx, t, c)
-	if again.Fingerprint == first.Fingerprint || again.BootID == first.BootID {
-		t.Errorf("after a shutdown the machine has the key and boot of before: %+v, %+v", first, again)
-	}
-	if got := machines(ctx, t, c); len(got) != 1 || got[0].State != "admitted" || got[0].Node != node || got[0].Firmware != "uefi" {
-		t.Errorf("machines at the end: %+v", got)
-	}
-	off(ctx, t, c)
-	mark = on(ctx, t, c, qemu.UEFI, false)
-	see(ctx, t, c, diskless, mark, `^runink: booted node=`+node+` role=worker state=/dev/sda3$`)
-	if err := c.AwaitReady(ctx, diskless, mark); err != nil {
-		t.Fatal(err)
-	}
-	if installed := nodeNow(ctx, t, c); installed.Fingerprint != again.Fingerprint || installed.BootID == again.BootID {
-		t.Errorf("from its disk it is not the node that was installed: %+v, %+v", again, installed)
-	}
-	if _, err := c.CLI.Run(ctx, "node", "forget", mac); err != nil {
-		t.Error(err)
-	}
-	if got := machines(ctx, t, c); len(got) != 0 {
+	if got := machines(ctx, t, c, ""); len(got) != 0 {
 		t.Errorf("machines after the last was forgotten: %+v", got)
 	}
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-	if got := tokens(&wire); len(got) < 2 {
-		t.Errorf("%d tokens crossed the network, want one a boot at least", len(got))
+	for node, boots := range map[string]int{"w7": 2, "w8": 3} {
+		if got := wire.of(node); len(got) < boots {
+			t.Errorf("%d tokens of %s crossed the network, want one a boot at least", len(got), node)
+		}
 	}
 }
 
-// off ends the machine in order.
-func off(ctx context.Context, t *testing.T, c *harness.Cluster) {
-	t.Helper()
-	if err := c.Machine(diskless).PowerButton(ctx); err != nil {
+// installed boots a machine to install itself, with an image that is put in the place of the one
+// before and drives its disk, and then from that disk.
+func installed(ctx context.Context, t *testing.T, b *bare, earlier nodeState, dir string) {
+	put(t, dir, "metal")
+	archive(ctx, t, dir)
+	if _, err := b.c.CLI.Run(ctx, "node", "admit", b.mac, "--node", b.node, "--install", "/dev/sda"); err != nil {
 		t.Fatal(err)
 	}
-	if err := c.Machine(diskless).Wait(ctx); err != nil {
-		t.Fatal(err)
+	b.on(ctx, t, true)
+	b.see(ctx, t, `^runink: installed: the machine boots from this disk without the medium disk=/dev/sda$`)
+	b.see(ctx, t, `^runink: booted node=`+b.node+` role=worker state=/dev/sda3$`)
+	b.ready(ctx, t)
+	now := b.anew(ctx, t, earlier)
+	b.off(ctx, t)
+	b.on(ctx, t, false)
+	b.see(ctx, t, `^runink: booted node=`+b.node+` role=worker state=/dev/sda3$`)
+	b.ready(ctx, t)
+	if from := b.isReady(ctx, t); from.Fingerprint != now.Fingerprint || from.BootID == now.BootID {
+		t.Errorf("from its disk it is not the node that was installed: %+v, %+v", now, from)
 	}
-}
-
-type nodeState struct {
-	State, Fingerprint string
-	BootID             string `json:"boot_id"`
-}
-
-func nodeNow(ctx context.Context, t *testing.T, c *harness.Cluster) nodeState {
-	t.Helper()
-	var n nodeState
-	if err := c.CLI.JSON(ctx, &n, "node", "get", node); err != nil {
-		t.Fatal(err)
-	}
-	if n.State != "ready" {
-		t.Fatalf("node %s is %s", node, n.State)
-	}
-	return n
 }
 
 // oneToken boots another machine with the words that the first one was sent, as they were on
 // the wire.
-func oneToken(ctx context.Context, t *testing.T, c *harness.Cluster, wire *lockedBuffer) {
-	before := nodeNow(ctx, t, c)
-	all := regexp.MustCompile(`runink\.cluster=[ -~]*? runink\.token=rt_\w+`).FindAll(wire.Bytes(), -1)
+func oneToken(ctx context.Context, t *testing.T, b *bare, wire *words) {
+	c, before := b.c, b.isReady(ctx, t)
+	all := wire.of(b.node)
 	if len(all) == 0 {
 		t.Fatal("no command line crossed the network")
 	}
-	if err := c.SetCommandLine(twin, string(all[len(all)-1])); err != nil {
+	if err := c.SetCommandLine(twin, all[len(all)-1]); err != nil {
 		t.Fatal(err)
 	}
 	mark, err := c.Machine(twin).PowerOn(ctx)
@@ -330,23 +405,43 @@ func oneToken(ctx context.Context, t *testing.T, c *harness.Cluster, wire *locke
 	}
 	found := false
 	for _, e := range audit.Entries {
-		found = found || e.Outcome == "denied" && e.Detail["node"] == node && e.Detail["machine"] != ""
+		found = found || e.Outcome == "denied" && e.Detail["node"] == b.node && e.Detail["machine"] != ""
 	}
 	if !found {
 		t.Errorf("the audit log has no refusal that names the machine: %+v", audit.Entries)
 	}
-	if after := nodeNow(ctx, t, c); after != before {
+	if after := b.isReady(ctx, t); after.Fingerprint != before.Fingerprint || after.BootID != before.BootID {
 		t.Errorf("the first machine was %+v and is %+v", before, after)
 	}
 }
 
-// tokens are those in the frames of a recording, each once.
-func tokens(wire *lockedBuffer) map[string]bool {
-	out := map[string]bool{}
-	for _, t := range regexp.MustCompile(`runink\.token=rt_\w+`).FindAll(wire.Bytes(), -1) {
-		out[string(t)] = true
+// words are the command lines with tokens in a recording of frames, of which it keeps no more.
+type words struct {
+	mu   sync.Mutex
+	rest []byte // what the next piece may go on with
+	seen []string
+}
+
+var wordsOfMachine = regexp.MustCompile(`(runink\.cluster=[ -~]*? runink\.token=rt_\w+)\W`)
+
+func (w *words) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.rest = append(w.rest, p...)
+	for _, m := range wordsOfMachine.FindAllSubmatch(w.rest, -1) {
+		if line := string(m[1]); !slices.Contains(w.seen, line) {
+			w.seen = append(w.seen, line)
+		}
 	}
-	return out
+	w.rest = append(w.rest[:0], w.rest[max(0, len(w.rest)-4096):]...)
+	return len(p), nil
+}
+
+// of returns the command lines of a node, each once.
+func (w *words) of(node string) []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.DeleteFunc(slices.Clone(w.seen), func(l string) bool { return !strings.Contains(l, " runink.node="+node+" ") })
 }
 
 // lockedBuffer is written and read at once.
@@ -361,10 +456,8 @@ func (l *lockedBuffer) Write(p []byte) (int, error) {
 	return l.b.Write(p)
 }
 
-func (l *lockedBuffer) Bytes() []byte {
+func (l *lockedBuffer) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return bytes.Clone(l.b.Bytes())
+	return l.b.String()
 }
-
-func (l *lockedBuffer) String() string { return string(l.Bytes()) }
