@@ -23,18 +23,19 @@ import (
 const coalesce = 50 * time.Millisecond
 
 // How long a node waits to be welcomed, before TimeScale. A leader may take a session and never
-// answer. When the one before it fell silent half of a lease is left (silence), and of that the
-// first wait leaves enough for another control node, so that slices outlive both. It doubles from
-// there to more than a lease: a leader that is only slow is not left half-way again and again.
+// answer. openLongest is longer than a lease, on purpose: a leader that is only slow, because it
+// was just elected say, is not left half-way again and again. But when the one before it fell
+// silent only half of a lease is left, and of that the first wait leaves enough for another control
+// node, so that slices outlive both; it doubles from there.
 const (
-	openFirst   = 3 * time.Second
-	openLongest = 15 * time.Second
+	openAfterSilence = 3 * time.Second
+	openLongest      = 15 * time.Second
 )
 
 // sessions keeps one session open until ctx ends.
 func (a *Agent) sessions(ctx context.Context) error {
 	backoff := newBackoff(a.scaled(100*time.Millisecond), a.scaled(5*time.Second))
-	within := a.scaled(openFirst)
+	within := a.scaled(openLongest)
 	for {
 		welcomed := false
 		err := a.session(ctx, within, func() {
@@ -45,10 +46,14 @@ func (a *Agent) sessions(ctx context.Context) error {
 			return nil
 		}
 		switch {
-		case welcomed:
-			within = a.scaled(openFirst)
-		case errors.Is(err, errs.Timeout):
-			within = min(2*within, a.scaled(openLongest))
+		case !welcomed:
+			if errors.Is(err, errs.Timeout) {
+				within = min(2*within, a.scaled(openLongest))
+			}
+		case errors.Is(err, errs.Timeout): // it fell silent
+			within = a.scaled(openAfterSilence)
+		default:
+			within = a.scaled(openLongest)
 		}
 		if l, ok := a.cfg.API.(interface{ Leave() }); ok {
 			l.Leave() // another control node may lead by now, or knows who does
@@ -212,7 +217,7 @@ func (s *session) silence(ctx context.Context) error {
 		now := keeper.Boottime()
 		silent := now - s.lastAck(now)
 		if silent > patience {
-			return errs.E(errs.Unavailable, "hold session", "no heartbeat was acknowledged for %v", silent.Round(time.Millisecond))
+			return errs.E(errs.Timeout, "hold session", "no heartbeat was acknowledged for %v", silent.Round(time.Millisecond))
 		}
 		if err := sleep(ctx, patience-silent+time.Millisecond); err != nil {
 			return err

@@ -77,16 +77,11 @@ func TestStuckSessionEndsTheAgent(t *testing.T) {
 	<-over
 }
 
-// mute is a control plane that takes a session and does not welcome it.
-type mute struct{ grpc.ClientConnInterface }
-
-func (mute) NewStream(ctx context.Context, _ *grpc.StreamDesc, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
-	return &unwelcome{ctx: ctx}, nil
-}
-
+// unwelcome is a session that is not welcomed.
 type unwelcome struct {
 	grpc.ClientStream
-	ctx context.Context
+	ctx  context.Context
+	said bool
 }
 
 func (*unwelcome) SendMsg(any) error { return nil }
@@ -95,58 +90,82 @@ func (s *unwelcome) RecvMsg(any) error {
 	return s.ctx.Err()
 }
 
-// Who does not welcome a node is left: soon at first, while a lease lasts, and later and later.
-// Once another has welcomed it, it is soon again.
+// deafLeader's session welcomes a node and acknowledges nothing.
+type deafLeader struct{ unwelcome }
+
+func (s *deafLeader) RecvMsg(m any) error {
+	if s.said {
+		return s.unwelcome.RecvMsg(m)
+	}
+	s.said = true
+	proto.Merge(m.(proto.Message), &apiv1.ControllerMessage{Message: &apiv1.ControllerMessage_Welcome{Welcome: &apiv1.Welcome{LeaseMs: 100, HeartbeatMs: 20}}})
+	return nil
+}
+
+// Who does not welcome a node is left, late as a rule, for it may be slow; but soon while the lease
+// of a leader that fell silent lasts, and then later and later.
 func TestUnwelcomeNodeAsksElsewhere(t *testing.T) {
 	a := testAgent(t, scripted{"capabilities": func(string) any {
 		return map[string]any{"capabilities": map[string]any{}}
 	}}.listen(t), quietNet{})
+	a.cfg.Stuck = func(string) {} // on a busy machine, at this time scale
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	over := make(chan struct{})
-	close(over)
-	l := &sometimes{leader: leader{says: []*apiv1.ControllerMessage{welcome()}, end: over}}
-	a.cfg.API = l
+	c := &controlPlane{}
+	a.cfg.API = c
+	// TimeScale is 0.01. On a busy machine even a welcome may come too late, and the last wait be
+	// repeated.
+	want := []string{"150ms", "welcome", "ended", "30ms", "60ms", "120ms", "150ms", "welcome", "ended", "150ms"}
 	var saw []string
 	a.cfg.OnState = func(state, message string) {
 		switch state {
 		case "session":
-			l.mute = true
 			saw = append(saw, "welcome")
 		case "no session":
 			_, within, _ := strings.Cut(message, "welcomed this node within ")
 			saw = append(saw, cmp.Or(within, "ended"))
 		}
-		if len(saw) > 2 && saw[len(saw)-3] == "welcome" {
+		saw = slices.Compact(saw)
+		switch c.welcomes = nil; len(saw) {
+		case 1:
+			c.welcomes = func(ctx context.Context) grpc.ClientStream { return &deafLeader{unwelcome{ctx: ctx}} }
+		case 7:
+			c.welcomes = func(context.Context) grpc.ClientStream {
+				return &script{left: []*apiv1.ControllerMessage{welcome()}, end: closed()}
+			}
+		case len(want):
 			cancel()
 		}
 	}
 	if err := a.sessions(ctx); err != nil {
 		t.Fatal(err)
 	}
-	// TimeScale is 0.01. On a busy machine even a welcome may come too late, and the last wait be
-	// repeated.
-	if got, want := slices.Compact(saw), []string{"30ms", "60ms", "120ms", "150ms", "welcome", "ended", "30ms"}; !slices.Equal(got, want) {
-		t.Errorf("the waits were %q, want %q", got, want)
+	if !slices.Equal(saw, want) {
+		t.Errorf("the waits were %q, want %q", saw, want)
 	}
-	if left := 10 * time.Second / 2; openFirst >= left {
-		t.Errorf("the first wait, %s, uses up what silence leaves of a lease, %s", openFirst, left)
+	if left := 10 * time.Second / 2; openAfterSilence >= left {
+		t.Errorf("the first wait, %s, uses up what silence leaves of a lease, %s", openAfterSilence, left)
 	}
 }
 
-// sometimes is a control plane that takes sessions and does not welcome them: the first four, and
-// those while it is mute.
-type sometimes struct {
-	leader
-	mute bool
-	n    int
+// controlPlane takes sessions, and welcomes them while it has welcomes. The agent that asks it is
+// the one that hears of its own states, so both are of one goroutine.
+type controlPlane struct {
+	grpc.ClientConnInterface
+	welcomes func(context.Context) grpc.ClientStream
 }
 
-func (s *sometimes) NewStream(ctx context.Context, d *grpc.StreamDesc, m string, o ...grpc.CallOption) (grpc.ClientStream, error) {
-	if s.n++; s.n <= 4 || s.mute {
-		return mute{}.NewStream(ctx, d, m, o...)
+func (c *controlPlane) NewStream(ctx context.Context, _ *grpc.StreamDesc, _ string, _ ...grpc.CallOption) (grpc.ClientStream, error) {
+	if c.welcomes == nil {
+		return &unwelcome{ctx: ctx}, nil
 	}
-	return s.leader.NewStream(ctx, d, m, o...)
+	return c.welcomes(ctx), nil
+}
+
+func closed() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
 }
 
 func TestGoroutines(t *testing.T) {

@@ -110,19 +110,34 @@ type logKey struct {
 	epoch         uint64
 }
 
-// reached is the attempt of each slice to go on with: the newest that was seen, or the one that
-// its other stream was still at. A stream that has been silent since costs reading again what is
-// left out then.
+// reached is the attempt of each slice to go on with: the newest that was seen of both streams. A
+// stream that has been silent may be at any attempt, so where only one was seen it is the first
+// of that; to read again what is left out then costs no more than that.
 func reached(streams map[logKey]*logStream) map[string]uint64 {
-	newest := map[logKey]uint64{}
+	type span struct{ first, last uint64 }
+	seen := map[string]map[string]span{} // by slice and stream
 	for k := range streams {
-		stream := logKey{slice: k.slice, stream: k.stream}
-		newest[stream] = max(newest[stream], k.epoch)
+		of := seen[k.slice]
+		if of == nil {
+			of = map[string]span{}
+			seen[k.slice] = of
+		}
+		s, ok := of[k.stream]
+		if !ok {
+			s = span{k.epoch, k.epoch}
+		}
+		of[k.stream] = span{min(s.first, k.epoch), max(s.last, k.epoch)}
 	}
 	from := map[string]uint64{}
-	for k, epoch := range newest {
-		if was, ok := from[k.slice]; !ok || epoch < was {
-			from[k.slice] = epoch
+	for slice, of := range seen {
+		for _, s := range of {
+			at := s.last
+			if len(of) == 1 {
+				at = s.first
+			}
+			if was, ok := from[slice]; !ok || at < was {
+				from[slice] = at
+			}
 		}
 	}
 	return from

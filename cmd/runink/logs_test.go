@@ -106,3 +106,24 @@ func TestSilentLogs(t *testing.T) {
 		})
 	}
 }
+
+func TestReached(t *testing.T) {
+	for name, tt := range map[string]struct {
+		seen []logKey
+		want map[string]uint64
+	}{
+		"nothing":             {nil, map[string]uint64{}},
+		"both at one":         {[]logKey{{"a", "stdout", 2}, {"a", "stderr", 2}}, map[string]uint64{"a": 2}},
+		"one ahead":           {[]logKey{{"a", "stdout", 1}, {"a", "stdout", 3}, {"a", "stderr", 2}}, map[string]uint64{"a": 2}},
+		"the other is silent": {[]logKey{{"a", "stdout", 4}, {"a", "stdout", 2}, {"a", "stdout", 3}}, map[string]uint64{"a": 2}},
+		"two slices":          {[]logKey{{"a", "stdout", 1}, {"b", "stderr", 7}}, map[string]uint64{"a": 1, "b": 7}},
+	} {
+		streams := map[logKey]*logStream{}
+		for _, k := range tt.seen {
+			streams[k] = &logStream{}
+		}
+		if got := reached(streams); !maps.Equal(got, tt.want) {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
+	}
+}

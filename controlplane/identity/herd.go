@@ -1,6 +1,8 @@
 package identity
 
 import (
+	"slices"
+
 	"github.com/runink/runink/controlplane/barn"
 	"github.com/runink/runink/internal/errs"
 )
@@ -37,19 +39,19 @@ func (o Options) herdDelete(tx *barn.Tx, m barn.Meta, p HerdDelete) (struct{}, e
 	if err != nil {
 		return struct{}{}, err
 	}
+	keys = slices.DeleteFunc(keys, func(k Key) bool { return k.Herd != p.Name })
 	for _, k := range keys {
-		if k.Herd != p.Name {
-			continue
-		}
 		if !k.Revoked && m.Time.Before(k.Expires) {
 			return struct{}{}, errs.E(errs.Conflict, op, "API key %s belongs to it", k.ID).WithField("name").WithHint("runink apikey revoke %s", k.ID)
 		}
-		forget(tx, k)
 	}
 	for _, inUse := range o.HerdInUse {
 		if why := inUse(tx, p.Name); why != "" {
 			return struct{}{}, errs.E(errs.Conflict, op, "%s", why).WithField("name").WithHint("remove it first")
 		}
+	}
+	for _, k := range keys { // last: the record of a refusal keeps what was said in it
+		forget(tx, k)
 	}
 	tx.Delete(herdPrefix + p.Name)
 	return struct{}{}, nil

@@ -350,7 +350,20 @@ func TestEventsOfForgottenKeys(t *testing.T) {
 	create(3, "", KeyNetboot, now)
 	later := now.Add(31 * 24 * time.Hour)
 	create(4, "b", "runner", later) // the first three are forgotten
-	if _, err := do[struct{}](s, later.Add(2*time.Hour), CmdHerdDelete, HerdDelete{Name: "b"}); err != nil {
+	later = later.Add(2 * time.Hour)
+	_, id, _ := KeyText(seed(5))
+	create(5, "b", "runner", later)
+	if _, err := do[struct{}](s, later, CmdHerdDelete, HerdDelete{Name: "b"}); !errors.Is(err, errs.Conflict) {
+		t.Fatalf("a herd with a key: %v", err)
+	}
+	refusal, _ := s.view().Get(barn.AuditKey(s.view().Index()))
+	if r, err := barn.ParseAudit(refusal.Data); err != nil || r.Kind != CmdHerdDelete || len(r.Detail) != 1 {
+		t.Errorf("the record of a refusal is %+v, %v; it forgot nothing", r, err)
+	}
+	if _, err := do[Key](s, later, CmdKeyRevoke, KeyRevoke{ID: id}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := do[struct{}](s, later, CmdHerdDelete, HerdDelete{Name: "b"}); err != nil {
 		t.Fatal(err)
 	}
 	w, err := s.b.WatchKept(t.Context(), keyPrefix)

@@ -47,6 +47,8 @@ type Watchdog struct {
 	orphans *kill         // of slices without a keeper; nil: they have one
 	fenced  *kill         // of slices whose lease ran out; nil: none did
 	late    time.Duration // the deadline that was found passed, and said so
+	asleep  time.Duration // Boottime less Running at the last look
+	looked  bool          // there was one
 }
 
 // kill is what slices were told to die by.
@@ -58,14 +60,15 @@ type kill struct {
 // left is how long what was killed may still take to die; 0 and less: it may not.
 func (k *kill) left(running time.Duration) time.Duration { return k.at + k.grace - running }
 
-// grace is how long slices may outlive a kill that comes late after their deadline. The leader
-// counts K from the deadline, so a watchdog that was held up makes it shorter. One that was away
-// for all of K keeps nothing by haste: they were replaced.
-func (w *Watchdog) grace(late time.Duration) time.Duration {
-	if late >= w.K {
+// grace is how long slices may outlive a kill that comes late after their deadline, in a machine
+// that slept so long since the last look. The leader counts K from the deadline, so lateness makes
+// it shorter, down to what dying takes: that is within what the leader adds for clocks (epsilon).
+// Nothing is kept by haste once a suspension took K: what ran there was replaced, and stood still.
+func (w *Watchdog) grace(late, slept time.Duration) time.Duration {
+	if late >= w.K && late-slept < w.K {
 		return w.K
 	}
-	return w.K - late
+	return max(w.K-late, w.K/50)
 }
 
 // How often it looks while slices are alive, and while none are: then nothing can be late. What
@@ -101,11 +104,16 @@ func (w *Watchdog) look() (time.Duration, error) {
 	if err != nil {
 		return tick, err
 	}
+	now, running := w.Boottime(), w.Running()
+	slept := now - running - w.asleep
+	if !w.looked {
+		slept = 0 // not known: a watchdog that is started again and again must reboot, too
+	}
+	w.asleep, w.looked = now-running, true
 	if !alive {
 		w.orphans, w.fenced, w.late = nil, nil, 0
 		return idle, nil
 	}
-	now, running := w.Boottime(), w.Running()
 	held, err := populated(w.Keeper)
 	if err != nil {
 		return tick, err
@@ -137,7 +145,7 @@ func (w *Watchdog) look() (time.Duration, error) {
 		w.fenced = nil
 		next = min(next, deadline-now)
 	case w.fenced == nil || w.late != deadline:
-		w.late, w.fenced = deadline, &kill{running, w.grace(now - deadline)}
+		w.late, w.fenced = deadline, &kill{running, w.grace(now-deadline, slept)}
 		w.Log.Warn("the lease ran out: killing all slices", "ago", now-deadline)
 		w.kill()
 		next = min(next, w.fenced.grace)

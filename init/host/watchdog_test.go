@@ -172,6 +172,7 @@ func TestWatchdogSuspended(t *testing.T) {
 		{"over deadline and K", 3 * time.Second, false, false, night, 5 * time.Second},
 		{"over the deadline by less than K", 9 * time.Second, false, false, 3 * time.Second, 3 * time.Second},
 		{"over the deadline by nearly K", 9 * time.Second, false, false, 5500 * ms, 500 * ms},
+		{"over the deadline by K but for a moment", 9 * time.Second, false, false, 5999 * ms, 100 * ms},
 		{"right after the kill", 10 * time.Second, false, true, night, 5 * time.Second},
 		{"later after the kill", 12 * time.Second, false, true, night, 3 * time.Second},
 		{"without a keeper, right after the kill", 0, true, true, time.Hour, 5 * time.Second},
@@ -203,6 +204,11 @@ func TestWatchdogHeldUp(t *testing.T) {
 	s.at(13*time.Second, true, 0)
 	s.at(14999*ms, true, 0)
 	s.at(15*time.Second, false, 1)
+
+	s = newScene(t) // held up for all of K, or started again: no other K begins
+	s.at(18*time.Second, true, 0)
+	s.at(18*time.Second+99*ms, true, 0)
+	s.at(18*time.Second+100*ms, false, 1)
 }
 
 // A unit that was stopped takes its groups along.

@@ -138,7 +138,8 @@ func complete(ctx context.Context, req any) error {
 func knownParameters(d protoreflect.MessageDescriptor, query url.Values) error {
 	for name := range query {
 		field, key, keyed := strings.Cut(name, "[")
-		if keyed && (!strings.HasSuffix(key, "]") || !utf8.ValidString(key)) || !hasField(d, strings.Split(field, "."), keyed) {
+		// The gateway takes what stands before the last bracket for the field, and no key of two lines.
+		if keyed && (!strings.HasSuffix(key, "]") || strings.ContainsAny(key, "[\n") || !utf8.ValidString(key)) || !hasField(d, strings.Split(field, "."), keyed) {
 			return errs.E(errs.Invalid, "check request", "there is no such parameter").WithField(name).
 				WithHint("there are: %s", strings.Join(scalarFields(d), ", "))
 		}
