@@ -158,7 +158,16 @@ func TestOperatorsDay(t *testing.T) {
 	if out := ok(t, "", "node", "list"); !strings.Contains(out, "w1") || !strings.Contains(out, "zone=east") {
 		t.Errorf("nodes:\n%s", out)
 	}
+	// A name that is a node's already: whoever mints for it is told what that does.
+	for _, again := range [][]string{{"token", "create", "--node", "w1"}, {"install", "w1", "--disk", "/dev/sda", "-q"}} {
+		if out := ok(t, "", again...); !strings.Contains(out, "there is a node w1") {
+			t.Errorf("%q:\n%s", again, out)
+		}
+	}
 	ok(t, "", "node", "remove", "w1")
+	if out := ok(t, "", "token", "create", "--node", "w1"); strings.Contains(out, "there is a node") {
+		t.Errorf("after its removal:\n%s", out)
+	}
 
 	snap := filepath.Join(dir, "backup")
 	ok(t, "", "cluster", "snapshot", snap)
