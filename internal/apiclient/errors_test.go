@@ -32,7 +32,7 @@ func TestNoConnection(t *testing.T) {
 			`connection error: desc = "error reading server preface: remote error: tls: bad certificate"`,
 			"Offer: the other side does not accept our certificate: error reading server preface: remote error: tls: bad certificate", errs.Unauthenticated,
 		},
-		"not quoted": {"connection error: desc = none", "Offer: connection error: desc = none", errs.Unavailable},
+		"not quoted":  {"connection error: desc = none", "Offer: connection error: desc = none", errs.Unavailable},
 		"other words": {"the connection is draining", "Offer: the connection is draining", errs.Unavailable},
 	} {
 		t.Run(name, func(t *testing.T) {

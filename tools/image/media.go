@@ -56,13 +56,7 @@ func writeMedia(ctx context.Context, name string, args []string) error {
 			return nil
 		})
 	}
-	// The words may be one argument: a shell variable, or a line in quotes.
-	rest := func(words []string) {
-		for _, w := range words {
-			o.Words = append(o.Words, strings.Fields(w)...)
-		}
-	}
-	if err := fs.Parse(args); err != nil {
+	if err := parse(fs, args, &o.Words); err != nil {
 		fmt.Fprintf(os.Stderr, "usage: runink-image %s [flags] [runink.KEY=VALUE…]\n\nWrites %s.\n"+
 			"  runink-image %[3]s\n  runink-image %[1]s --node n7 --cluster c1 --role worker --ca sha256:… --join 10.0.0.1:7460 --token …\n\n", name, kind.what, kind.example)
 		fs.SetOutput(os.Stderr)
@@ -72,14 +66,29 @@ func writeMedia(ctx context.Context, name string, args []string) error {
 		}
 		return errs.E(errs.Invalid, "read flags", "%w", err)
 	}
-	rest(fs.Args())
-	if err := complete(o.Words); err != nil {
+	if err := complete(name, o.Words); err != nil {
 		return err
 	}
 	if err := kind.write(ctx, o); err != nil {
 		return err
 	}
 	return describe(o.Out)
+}
+
+// parse reads flags and words in any order: words come from a command as often as not, and
+// what is added to a line is added at its end. Several may be one argument: a shell variable,
+// or a line in quotes.
+func parse(fs *flag.FlagSet, args []string, words *[]string) error {
+	for {
+		if err := fs.Parse(args); err != nil {
+			return err
+		}
+		args = fs.Args()
+		if len(args) == 0 {
+			return nil
+		}
+		*words, args = append(*words, strings.Fields(args[0])...), args[1:]
+	}
 }
 
 // describe prints what was written, so that it can be compared after it was copied.
