@@ -129,6 +129,10 @@ func TestOperatorsDay(t *testing.T) {
 	if err != nil || w.Node != "w9" || w.Token == "" || w.Install != "path:/dev/sda" || w.Wipe != "serial:S1" {
 		t.Errorf("install: %+v, %v", w, err)
 	}
+	w, err = nodecfg.Parse(strings.TrimSpace(ok(t, "", "install", "n2", "--disk", "/dev/sda", "--role", "control+worker", "-q")))
+	if err != nil || w.Role != nodecfg.RoleControlWorker || w.Operator != cfg.Operator || w.Install != "path:/dev/sda" {
+		t.Errorf("install a control node: %+v, %v", w, err)
+	}
 	if out := ok(t, "", "install", "w9", "--disk", "wwn:naa.5000c500a1b2c3d4"); !strings.Contains(out, " runink.install=wwn:naa.5000c500a1b2c3d4\n") {
 		t.Errorf("install: %s", out)
 	}
