@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -365,10 +366,25 @@ func (c *contents) mode() os.FileMode {
 	return 0o644
 }
 
+// standIns are words of a node for a config disk that says nothing of who that is, but brings
+// the token, an address or a disk to a node that the command line, fw_cfg or SMBIOS names: to
+// check the rest with. They are written nowhere.
+func standIns(words []string) []string {
+	if len(words) == 0 || slices.ContainsFunc(words, nodecfg.SaysWho) {
+		return nil
+	}
+	list := []string{"cluster=c", "node=n", "role=worker", "join=10.0.0.1:7460", "ca=sha256:" + strings.Repeat("0", sha256.Size*2)}
+	for i := range list {
+		list[i] = nodecfg.Prefix + list[i]
+	}
+	return list
+}
+
 // BuildConfigDisk writes a small FAT image with the label and the file that a node looks
-// for: a config disk. Its mode is 0600.
+// for: a config disk. Its words are all that a node needs, or none of those that say who it
+// is. Its mode is 0600.
 func BuildConfigDisk(ctx context.Context, out string, words []string) (err error) {
-	if _, err := checkWords(words); err != nil {
+	if _, err := checkWords(append(standIns(words), words...)); err != nil {
 		return err
 	}
 	tmp, err := os.MkdirTemp("", "runink-config-")

@@ -17,6 +17,7 @@ import (
 
 	"github.com/runink/runink/internal/errs"
 	"github.com/runink/runink/internal/fault"
+	"github.com/runink/runink/internal/nodecfg"
 	"github.com/runink/runink/internal/nodedisk"
 )
 
@@ -307,5 +308,20 @@ func TestStateFolders(t *testing.T) {
 	check(t, err)
 	if !bytes.Equal(first, second) {
 		t.Error("the generation of a disk changed")
+	}
+}
+
+// A worker without a disk joins anew at each boot; a control node would lose the cluster, and
+// is told what to say.
+func TestStateInMemoryUnasked(t *testing.T) {
+	missing := errs.E(errs.NotFound, "find the disk of runink.state", "serial:runink-state: %w", errNoDisk).WithField("runink.state")
+	for role, refused := range map[nodecfg.Role]bool{nodecfg.RoleWorker: false, nodecfg.RoleControl: true, nodecfg.RoleControlWorker: true} {
+		err := mayForget(role, missing)
+		if (err != nil) != refused {
+			t.Errorf("%s: %v", role, err)
+		}
+		if refused && (!errors.Is(err, errNoDisk) || !strings.Contains(err.Error(), "runink.state") || !strings.Contains(errs.HintOf(err), "runink.install=")) {
+			t.Errorf("%s: %v (%s)", role, err, errs.HintOf(err))
+		}
 	}
 }

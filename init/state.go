@@ -40,6 +40,9 @@ func (m *machine) mountState(ctx context.Context) error {
 	}
 	d, err := m.waitForDisk(ctx, "runink.state", want, explicit)
 	if errors.Is(err, errNoDisk) && !explicit {
+		if err := mayForget(m.cfg.Role, err); err != nil {
+			return err
+		}
 		return m.mountMemory("no disk has serial " + nodecfg.DefaultStateSerial)
 	}
 	if err != nil {
@@ -55,6 +58,16 @@ func (m *machine) mountState(ctx context.Context) error {
 	m.state = d.path()
 	m.growState(d.path(), nodecfg.StateDir)
 	return stateFolders(nodecfg.StateDir, nodecfg.NodeDir, nodecfg.GenerationFile)
+}
+
+// mayForget refuses state in memory, which nobody asked for, to a control node; missing says
+// that the default disk is not there, and which are.
+func mayForget(role nodecfg.Role, missing error) error {
+	if !role.Control() {
+		return nil
+	}
+	return errs.E(errs.NotFound, "mount the state disk", "a control node keeps the cluster's state, and no disk for it is named: %w", missing).
+		WithHint("add runink.install=path:/dev/… to install the node on an empty disk, or runink.state=path:/dev/… for its state alone; runink.state=none loses the state with this boot")
 }
 
 // mountMemory makes state that ends with this boot, and says so.

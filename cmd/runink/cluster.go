@@ -137,6 +137,10 @@ Start the first control node with this on its kernel command line:
 
   %s
 
+It keeps the cluster's state on the disk with serial runink-state. A machine that has none is
+told its disk as well: runink.install=path:/dev/sda to boot from it, too, or
+runink.state=path:/dev/sdb for the state alone.
+
 When its console shows a fingerprint:
 
   runink cluster bootstrap --node n1 --address ADDRESS --fingerprint FINGERPRINT

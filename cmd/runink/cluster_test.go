@@ -129,6 +129,10 @@ func TestOperatorsDay(t *testing.T) {
 	if err != nil || w.Node != "w9" || w.Token == "" || w.Install != "path:/dev/sda" || w.Wipe != "serial:S1" {
 		t.Errorf("install: %+v, %v", w, err)
 	}
+	w, err = nodecfg.Parse(strings.TrimSpace(ok(t, "", "install", "n2", "--disk", "/dev/sda", "--role", "control+worker", "-q")))
+	if err != nil || w.Role != nodecfg.RoleControlWorker || w.Operator != cfg.Operator || w.Install != "path:/dev/sda" {
+		t.Errorf("install a control node: %+v, %v", w, err)
+	}
 	if out := ok(t, "", "install", "w9", "--disk", "wwn:naa.5000c500a1b2c3d4"); !strings.Contains(out, " runink.install=wwn:naa.5000c500a1b2c3d4\n") {
 		t.Errorf("install: %s", out)
 	}
@@ -158,7 +162,16 @@ func TestOperatorsDay(t *testing.T) {
 	if out := ok(t, "", "node", "list"); !strings.Contains(out, "w1") || !strings.Contains(out, "zone=east") {
 		t.Errorf("nodes:\n%s", out)
 	}
+	// A name that is a node's already: whoever mints for it is told what that does.
+	for _, again := range [][]string{{"token", "create", "--node", "w1"}, {"install", "w1", "--disk", "/dev/sda", "-q"}} {
+		if out := ok(t, "", again...); !strings.Contains(out, "there is a node w1") {
+			t.Errorf("%q:\n%s", again, out)
+		}
+	}
 	ok(t, "", "node", "remove", "w1")
+	if out := ok(t, "", "token", "create", "--node", "w1"); strings.Contains(out, "there is a node") {
+		t.Errorf("after its removal:\n%s", out)
+	}
 
 	snap := filepath.Join(dir, "backup")
 	ok(t, "", "cluster", "snapshot", snap)

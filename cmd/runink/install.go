@@ -47,6 +47,9 @@ With -q it prints the words alone, as bin/runink-image iso takes them.`,
 			if err != nil {
 				return err
 			}
+			if err := warnOfPlace(c, api, args[0]); err != nil {
+				return err
+			}
 			resp.CommandLine = strings.Join(append([]string{resp.GetCommandLine()}, more...), " ")
 			if quiet {
 				fmt.Fprintln(c.OutOrStdout(), resp.GetCommandLine())

@@ -45,6 +45,9 @@ once, in a kernel command line that is ready to use.`,
 			if err != nil {
 				return err
 			}
+			if err := warnOfPlace(c, api, node); err != nil {
+				return err
+			}
 			if quiet {
 				fmt.Fprintln(c.OutOrStdout(), resp.GetCommandLine())
 				return nil
@@ -61,6 +64,20 @@ once, in a kernel command line that is ready to use.`,
 	c.Flags().BoolVarP(&quiet, "quiet", "q", false, "print the command line and nothing else")
 	addOutputFlag(c)
 	return c
+}
+
+// warnOfPlace says that a token's name is a node's already. That is how a machine whose disk
+// was emptied comes back, and how a name that was typed wrong takes a node out that works.
+func warnOfPlace(c *cobra.Command, api *apiclient.Client, name string) error {
+	n, err := v1.NewNodeServiceClient(api).Get(c.Context(), &v1.GetNodeRequest{Name: name})
+	if errs.KindOf(err) == errs.NotFound {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(c.ErrOrStderr(), "note: there is a node %s, and it is %s: the machine that uses this token takes its place, and its key is revoked\n", name, n.GetState())
+	return nil
 }
 
 // within refuses a duration that the API would, in the words of its flag.

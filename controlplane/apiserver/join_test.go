@@ -219,6 +219,24 @@ func TestJoinRefusals(t *testing.T) {
 		t.Errorf("nodes admitted: %v, %v", st.GetNodes(), err)
 	}
 
+	t.Run("a token for the only control node", func(t *testing.T) {
+		for role, why := range map[string]string{"worker": "with role control+worker", "control": "with role control+worker", "control+worker": "is the only control node"} {
+			_, err := nodes.CreateToken(c.ctx(), &v1.CreateTokenRequest{Node: "n1", Role: role})
+			if !errors.Is(err, errs.Conflict) || !strings.Contains(err.Error(), "node: n1 is") || !strings.Contains(err.Error(), why) || errs.HintOf(err) == "" {
+				t.Errorf("as %s: %v, want a conflict: %s", role, err, why)
+			}
+		}
+		list, err := nodes.ListTokens(c.ctx(), &v1.ListTokensRequest{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, x := range list.GetTokens() {
+			if x.GetNode() == "n1" {
+				t.Errorf("it was made: %v", x)
+			}
+		}
+	})
+
 	t.Run("wrong pin", func(t *testing.T) {
 		tok := good("w9", "worker")
 		err := attempt("w9", "worker", tok, "sha256:"+strings.Repeat("0", 64))

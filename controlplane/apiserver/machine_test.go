@@ -136,6 +136,10 @@ func TestMachineBoots(t *testing.T) {
 	if err != nil || rec.State != "admitted" || rec.Mac != macA {
 		t.Fatalf("admitted by UUID: %v, %v", rec, err)
 	}
+	// Under its other name it is no other machine: with a record by each, it could not boot.
+	if _, err := op.Admit(c.ctx(), &v1.AdmitMachineRequest{Id: macA, Node: "w8", Role: "worker"}); !errors.Is(err, errs.Conflict) || !strings.Contains(err.Error(), "is node w7 already, by "+uuidA) {
+		t.Errorf("admitted again, by its MAC address: %v", err)
+	}
 	first := c.boot(service, macA, uuidA)
 	second := c.boot(service, macA, uuidA)
 	for _, got := range []*v1.BootMachineResponse{first, second} {

@@ -91,6 +91,9 @@ func (n *nodeService) CreateToken(ctx context.Context, req *v1.CreateTokenReques
 	if ttl == 0 {
 		ttl = identity.MaxTokenLife
 	}
+	if err := n.s.tokenFits(ctx, op, req.GetNode(), req.GetRole()); err != nil {
+		return nil, err
+	}
 	text, id, hash := identity.TokenText(n.s.kek.Derive("join token", PrincipalFrom(ctx).String(), req.GetRequestId()))
 	var t identity.Token
 	if err := h.Propose(ctx, identity.CmdTokenCreate, identity.TokenCreate{Token: identity.Token{
@@ -106,6 +109,35 @@ func (n *nodeService) CreateToken(ctx context.Context, req *v1.CreateTokenReques
 		return nil, err
 	}
 	return &v1.CreateTokenResponse{Id: t.ID, Token: text, Expires: timestamppb.New(t.Expires), CommandLine: line}, nil
+}
+
+// tokenFits refuses a token whose use could not end well: whoever joins with it takes the
+// name's place, and the key of the machine that had it is revoked. A control node that came
+// back as a worker would leave a replica behind that votes and is nobody's, and of the last
+// control node none would be left to admit anything.
+func (s *server) tokenFits(ctx context.Context, op, node, role string) error {
+	v, err := s.host.Barn.View(ctx, barn.Linearizable)
+	if err != nil {
+		return err
+	}
+	nodes, err := identity.Nodes(v)
+	if err != nil {
+		return err
+	}
+	others := 0
+	for _, o := range nodes {
+		switch {
+		case o.Name != node && o.Member():
+			others++
+		case o.Name == node && o.Member() && o.Role != role:
+			return errs.E(errs.Conflict, op, "%s is a control node, with role %s", node, o.Role).WithField("node").
+				WithHint("choose another name; if it is to be %s: runink node remove %s first", role, node)
+		}
+	}
+	if len(nodes) > 0 && others == 0 {
+		return errs.E(errs.Conflict, op, "%s is the only control node", node).WithField("node").WithHint("choose another name: nobody else could admit it")
+	}
+	return nil
 }
 
 // commandLine is what the new node's kernel is started with.

@@ -42,6 +42,8 @@ func machineAdmit(tx *barn.Tx, m barn.Meta, p MachineAdmit) (Machine, error) {
 			return o, put(tx, machinePrefix+o.ID, o)
 		case o.ID == p.ID:
 			return o, errs.E(errs.Conflict, op, "machine %s is node %s", o.ID, o.Node).WithField("id").WithHint("runink node forget %s", o.ID)
+		case o.MAC == p.ID || o.UUID == p.ID:
+			return o, errs.E(errs.Conflict, op, "that machine is node %s already, by %s", o.Node, o.ID).WithField("id").WithHint("runink node forget %s", o.ID)
 		case o.Node == p.Node:
 			return o, errs.E(errs.Conflict, op, "node %s is machine %s", o.Node, o.ID).WithField("node").
 				WithHint("choose another name, or put this machine in its place: runink node forget %s", o.ID)

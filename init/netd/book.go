@@ -28,6 +28,8 @@ type book struct {
 	mu       sync.Mutex
 	sources  map[string]facts
 	failures map[string]error
+	lacking  string // what the configuration names and is not there
+	lackHint string
 	written  string // the last state published, as JSON
 	changed  chan struct{}
 }
@@ -56,6 +58,15 @@ func (b *book) fail(nic string, err error) {
 	if err := b.publishLocked(); err != nil {
 		b.failures[nic] = err
 	}
+}
+
+// lack shows what is not there; "" takes it back.
+func (b *book) lack(what, hint string) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.lacking, b.lackHint = what, hint
+	b.written = "" // the status is to be written again
+	return b.publishLocked()
 }
 
 func (b *book) publish() error {
@@ -128,6 +139,9 @@ func (b *book) statusLocked(s nodecfg.NetState) nodecfg.Status {
 			list = append(list, fmt.Sprintf("%s %s (%s)", a.Interface, a.Address, a.Source))
 		}
 		st = nodecfg.Status{State: nodecfg.StateReady, Message: strings.Join(list, ", ")}
+	}
+	if b.lacking != "" {
+		st.Message, st.Hint = st.Message+"; "+b.lacking, b.lackHint
 	}
 	for _, nic := range slices.Sorted(maps.Keys(b.failures)) {
 		st.State = nodecfg.StateFailed

@@ -76,6 +76,8 @@ type daemon struct {
 	wg    sync.WaitGroup
 	nics  map[int]*nic // by interface index; of the loop in Run
 	reach *flag        // see reach.go; nil: there is no control node to reach
+	// What sayAbsent said last; of the loop in Run, too.
+	missed []string
 }
 
 // nic is one interface of ours.
@@ -122,13 +124,21 @@ func Run(ctx context.Context, o Options) error {
 	if err := d.book.publish(); err != nil {
 		return err
 	}
+	patience, late := time.NewTimer(time.Duration(float64(cardPatience)*max(o.Config.TimeScale, 1))), false
+	defer patience.Stop()
 	for {
 		select {
+		case <-patience.C:
+			late = true
+			d.sayAbsent()
 		case u, ok := <-links:
 			if !ok {
 				return d.watchEnded(ctx, lost)
 			}
 			d.linkChanged(ctx, u)
+			if late {
+				d.sayAbsent()
+			}
 		case u, ok := <-addrs:
 			if !ok {
 				return d.watchEnded(ctx, lost)

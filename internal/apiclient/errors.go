@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"path"
+	"strconv"
 	"strings"
 
 	"google.golang.org/grpc/codes"
@@ -141,20 +142,41 @@ func FromStatus(method string, err error) error {
 		}
 	}
 	e.Op = path.Base(method)
-	if e.Kind == errs.Unavailable && badPeer(st.Message()) {
+	said := unquoted(st.Message())
+	if e.Kind == errs.Unavailable && badPeer(said) {
 		// gRPC calls a handshake that failed for a certificate unavailable.
-		_, why, ok := strings.Cut(st.Message(), "authentication handshake failed: ")
+		_, why, ok := strings.Cut(said, "authentication handshake failed: ")
 		if !ok {
-			why = "the other side does not accept our certificate: " + st.Message()
+			why = "the other side does not accept our certificate: " + said
 		}
 		e.Kind, e.Err = errs.Unauthenticated, remote{st, why}
 		e.Hint = "nothing was sent; compare the pins with what `runink cluster init` printed and the node's console shows"
 		return e
 	}
 	if e.Kind == errs.Unavailable {
+		e.Err = remote{st, said}
 		e.Hint = "is a control node up, and is this its address? `runink cluster status` asks all known ones"
 	}
 	return e
+}
+
+// unquoted is a message of gRPC's without the quotation it puts around why there is no
+// connection. Its own words before that ("connection error: desc = ") tell a user nothing.
+func unquoted(msg string) string {
+	before, quoted, ok := strings.Cut(msg, "connection error: desc = ")
+	if !ok {
+		return msg
+	}
+	prefix, err := strconv.QuotedPrefix(quoted)
+	if err != nil {
+		return msg
+	}
+	why, err := strconv.Unquote(prefix)
+	if err != nil {
+		return msg
+	}
+	why = strings.TrimPrefix(strings.TrimPrefix(why, "transport: "), "Error while dialing: ")
+	return before + why + quoted[len(prefix):]
 }
 
 // leaderOf returns who leads, if the error says so.

@@ -57,7 +57,7 @@ func Join(ctx context.Context, o JoinOptions) (pki.Member, error) {
 	case err == nil:
 		if m.Node != o.Config.Node || m.Cluster != o.Config.Cluster {
 			return m, errs.E(errs.Conflict, op, "this disk belongs to node %s of cluster %s, not to node %s of cluster %s",
-				m.Node, m.Cluster, o.Config.Node, o.Config.Cluster).WithHint("attach the right disk, or an empty one")
+				m.Node, m.Cluster, o.Config.Node, o.Config.Cluster).WithHint("attach the right disk, or an empty one; on an ordinary host, `runink leave --purge` first")
 		}
 		return m, o.refresh(ctx)
 	case !errors.Is(err, errs.NotFound):

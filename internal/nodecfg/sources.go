@@ -94,6 +94,14 @@ func WantsConfigDisk(sources ...Source) (bool, error) {
 	return have["config"] || !have["cluster"] || !have["node"] || !have["role"] || !have["ca"], nil
 }
 
+// SaysWho reports whether a word is of those that say who a node is: of what cluster, by what
+// name and role, and whom it believes.
+func SaysWho(word string) bool {
+	key, _, _ := strings.Cut(word, "=")
+	name, ours := strings.CutPrefix(key, Prefix)
+	return ours && slices.Contains([]string{"cluster", "node", "role", "ca", "join", "operator"}, name)
+}
+
 // EarlyTimeScale returns the time scale that the sources give, 1 if none does: for who waits
 // for a further source. Errors are those of ParseSources; what is incomplete is none yet.
 func EarlyTimeScale(sources ...Source) (float64, error) {

@@ -10,9 +10,13 @@ import (
 
 // complete names at once every key that a node needs and words leave out, as the flags that
 // give them: whoever types one key has the others to find first. No words at all are
-// complete: then the node is told in another way. What the values are worth is for nodecfg to
-// judge.
-func complete(words []string) error {
+// complete: then the node is told in another way. So are those of a config disk that say
+// nothing of who the node is: it may bring the token alone. What the values are worth is for
+// nodecfg to judge.
+func complete(kind string, words []string) error {
+	if kind == "config" && !slices.ContainsFunc(words, nodecfg.SaysWho) {
+		return nil
+	}
 	given := map[string]string{}
 	for _, w := range words {
 		if key, ok := strings.CutPrefix(w, nodecfg.Prefix); ok {

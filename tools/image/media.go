@@ -40,7 +40,7 @@ func writeMedia(ctx context.Context, name string, args []string) error {
 	kind := media[name]
 	o, fs := mediaFlags(name)
 	fs.SetOutput(io.Discard) // what is wrong is told once, by end
-	if err := fs.Parse(args); err != nil {
+	if err := parse(fs, args, &o.Words); err != nil {
 		fs.SetOutput(os.Stderr)
 		fs.Usage()
 		if err == flag.ErrHelp {
@@ -48,11 +48,7 @@ func writeMedia(ctx context.Context, name string, args []string) error {
 		}
 		return errs.E(errs.Invalid, "read flags", "%w", err)
 	}
-	// The words may be one argument: a shell variable, or a line in quotes.
-	for _, w := range fs.Args() {
-		o.Words = append(o.Words, strings.Fields(w)...)
-	}
-	if err := complete(o.Words); err != nil {
+	if err := complete(name, o.Words); err != nil {
 		return err
 	}
 	if err := kind.write(ctx, *o); err != nil {
@@ -85,6 +81,22 @@ func mediaFlags(name string) (*image.MediaOptions, *flag.FlagSet) {
 		})
 	}
 	return o, fs
+}
+
+// parse reads flags and words in any order: words come from a command as often as not, and
+// what is added to a line is added at its end. Several may be one argument: a shell variable,
+// or a line in quotes.
+func parse(fs *flag.FlagSet, args []string, words *[]string) error {
+	for {
+		if err := fs.Parse(args); err != nil {
+			return err
+		}
+		args = fs.Args()
+		if len(args) == 0 {
+			return nil
+		}
+		*words, args = append(*words, strings.Fields(args[0])...), args[1:]
+	}
 }
 
 // describe prints what was written, so that it can be compared after it was copied.

@@ -78,6 +78,7 @@ func TestWords(t *testing.T) {
 		{"config", "words", strings.Fields(line)},
 		{"config", "one line", []string{line}},
 		{"config", "both", append([]string{"-node", "n7"}, strings.Fields(strings.Replace(line, "runink.node=n7", "", 1))...)},
+		{"config", "flags behind words", append(strings.Fields(strings.Replace(line, "runink.node=n7", "", 1)), "--node", "n7")},
 		{"iso", "flags", []string{"--node", "n7", "--cluster", "c1", "--role", "worker", "--ca", pin, "--join", "10.0.0.1:7460", "--token", "t"}},
 		{"disk", "both", append([]string{"-node", "n7"}, strings.Replace(line, "runink.node=n7", "", 1))},
 	} {
@@ -113,6 +114,50 @@ func TestWords(t *testing.T) {
 			err := writeMedia(t.Context(), "config", append([]string{"-out", filepath.Join(t.TempDir(), "cfg.img")}, args...))
 			if !errors.Is(err, errs.Invalid) {
 				t.Errorf("got %v, want kind invalid", err)
+			}
+		})
+	}
+}
+
+// A config disk may bring the token alone, or where a disk or an address is, to a node that is
+// told by another way who it is. What it brings is judged all the same.
+func TestConfigDiskForOneThatIsNamed(t *testing.T) {
+	for name, tt := range map[string]struct {
+		args []string
+		says string // in the error, if there is one
+	}{
+		"the token alone":        {[]string{"--token", "rt_x"}, ""},
+		"disk and address":       {[]string{"--install", "path:/dev/sda", "runink.ip=eth0,10.0.0.7/24"}, ""},
+		"a disk that is none":    {[]string{"--install", "sda"}, "none of serial:"},
+		"an address that is not": {[]string{"--token", "rt_x", "--ip", "eth0"}, "runink.ip"},
+		"no key of ours":         {[]string{"--token", "rt_x", "quiet"}, "no key of ours"},
+		"the name beside it":     {[]string{"--token", "rt_x", "--node", "n7"}, "--cluster, --role, --ca, --join: missing"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out := filepath.Join(t.TempDir(), "cfg.img")
+			err := writeMedia(t.Context(), "config", append([]string{"-out", out}, tt.args...))
+			if tt.says != "" {
+				if !errors.Is(err, errs.Invalid) || !strings.Contains(err.Error(), tt.says) {
+					t.Errorf("got %v, want invalid: %s", err, tt.says)
+				}
+				if _, err := os.Stat(out); !errors.Is(err, os.ErrNotExist) {
+					t.Errorf("something was written: %v", err)
+				}
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			text, err := texts["config"].read(t.Context(), out)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := strings.Fields(string(text)); len(got) != (len(tt.args)+1)/2 {
+				t.Errorf("on the disk: %q", got)
+			}
+			wants, err := nodecfg.WantsConfigDisk(nodecfg.Source{Name: nodecfg.ConfigDisk, Text: string(text)})
+			if err != nil || !wants {
+				t.Errorf("it says who the node is: %v, %v", wants, err)
 			}
 		})
 	}
@@ -161,7 +206,7 @@ func TestMissingKeys(t *testing.T) {
 			for i, w := range words {
 				words[i] = nodecfg.Prefix + w
 			}
-			if err := complete(words); err != nil {
+			if err := complete("iso", words); err != nil {
 				t.Error(err)
 			}
 			if len(words) > 0 {
