@@ -43,27 +43,6 @@ func TestCacheLeavesBlobsInUseAsTheyAre(t *testing.T) {
 	}
 }
 
-// What an agent that was killed had begun to unpack is gone when the next one starts, and
-// nothing else is.
-func TestCacheStartsWithoutLeftovers(t *testing.T) {
-	dir := newCache(t, "").dir
-	for _, f := range []string{".unpack-123/bin/main", ".unpack-7/plan.json", "aa/plan.json"} {
-		f = filepath.Join(dir, "bundles", f)
-		if err := os.MkdirAll(filepath.Dir(f), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(f, []byte("x"), 0o444); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if _, err := openCache(dir, "", func() map[string]bool { return nil }); err != nil {
-		t.Fatal(err)
-	}
-	if got := namesIn(t, filepath.Join(dir, "bundles")); !slices.Equal(got, []string{"aa"}) {
-		t.Errorf("there is %q", got)
-	}
-}
-
 func namesIn(t *testing.T, dir string) (names []string) {
 	t.Helper()
 	entries, err := os.ReadDir(dir)
