@@ -41,6 +41,13 @@ func TestCacheLeavesBlobsInUseAsTheyAre(t *testing.T) {
 	if used := lastUse(is); used.Before(long.Add(time.Minute)) {
 		t.Errorf("last used %s: the second use was not noted", used)
 	}
+	// Whoever has it open reads it, with a name or without.
+	if err := os.Remove(first.Name()); err != nil {
+		t.Fatal(err)
+	}
+	if err := used(first.Name()); err != nil {
+		t.Error(err)
+	}
 }
 
 func namesIn(t *testing.T, dir string) (names []string) {

@@ -191,7 +191,7 @@ func (c *cache) discard(dir string) {
 }
 
 func removeTree(dir string) error {
-	if err := fault.Hit("agent.cache.remove", filepath.Base(dir)); err != nil {
+	if err := fault.Hit("agent.remove", filepath.Base(dir)); err != nil {
 		return err
 	}
 	return os.RemoveAll(dir)

@@ -153,7 +153,7 @@ func TestEvictionThatFails(t *testing.T) {
 	}
 	aged(t, c, oldName)
 	big := holding(t, c, cacheBytes)
-	disarm := fault.Arm("agent.cache.remove("+unpacking+oldName+")", 0, func(string) error { return fault.ErrInjected })
+	disarm := fault.Arm("agent.remove("+unpacking+oldName+")", 0, func(string) error { return fault.ErrInjected })
 	defer disarm()
 	if _, err := c.bundle(t.Context(), digestOf(fresh), from(fresh, &n)); err != nil {
 		t.Fatal(err)
@@ -232,7 +232,7 @@ func leftover(t *testing.T, dir string, names ...string) {
 func TestCacheSweepsLeftovers(t *testing.T) {
 	dir := newCache(t, "").dir
 	leftover(t, dir, ".unpack-123", ".unpack-7", ".unpack-9", "aa")
-	disarm := fault.Arm("agent.cache.remove(.unpack-7)", 0, func(string) error { return fault.ErrInjected })
+	disarm := fault.Arm("agent.remove(.unpack-7)", 0, func(string) error { return fault.ErrInjected })
 	defer disarm()
 	for _, want := range [][]string{{".unpack-7", ".unpack-new", "aa"}, {"aa"}} {
 		var log bytes.Buffer
@@ -268,7 +268,7 @@ func TestSweepFollowsRecovery(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	recovered := false
-	defer fault.Arm("agent.cache.remove(.unpack-late)", 1, func(string) error {
+	defer fault.Arm("agent.remove(.unpack-late)", 1, func(string) error {
 		a.mu.Lock()
 		recovered = a.attempts[id] != nil
 		a.mu.Unlock()

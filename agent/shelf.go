@@ -51,7 +51,7 @@ func (s *shelf) put(a *Agent, path string) error {
 		}
 		old := s.dirs[0]
 		s.dirs = s.dirs[1:]
-		if err := os.RemoveAll(old.path); err != nil {
+		if err := removeTree(old.path); err != nil {
 			a.cfg.Log.Error("logs of an ended slice are left beyond their bound; will try again", "err", err)
 			s.dirs = append(s.dirs, old)
 			continue
