@@ -265,7 +265,7 @@ func TestSweepFollowsRecovery(t *testing.T) {
 	}.listen(t), quietNet{})
 	leave(t, a, id)
 	leftover(t, a.cache.dir, ".unpack-late")
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	recovered := false
 	defer fault.Arm("agent.remove(.unpack-late)", 1, func(string) error {

@@ -37,7 +37,7 @@ func heard(t *testing.T, out <-chan *apiv1.AgentMessage) uint64 {
 	select {
 	case m := <-out:
 		return m.GetForgotten().GetAcknowledgedTo()
-	case <-time.After(30 * time.Second):
+	case <-time.After(2 * time.Minute):
 		t.Fatal("the agent says nothing")
 		return 0
 	}
