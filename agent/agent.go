@@ -118,7 +118,7 @@ func New(cfg Config) (*Agent, error) {
 		return nil, err
 	}
 	var err error
-	if a.cache, err = openCache(filepath.Join(cfg.Dir, "cache"), cfg.Engine, a.bundlesInUse); err != nil {
+	if a.cache, err = openCache(filepath.Join(cfg.Dir, "cache"), cfg.Engine, a.bundlesInUse, cfg.Log); err != nil {
 		return nil, err
 	}
 	return a, nil
@@ -164,6 +164,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.recover(ctx); err != nil {
 		return err
 	}
+	a.wg.Go(func() { a.cache.sweep(ctx) }) // not before: the leases of what was recovered run
 	return a.sessions(ctx)
 }
 
@@ -348,19 +349,21 @@ func (a *Agent) adopt(id string, as *apiv1.SliceAssignment) error {
 	return a.start(t, as, "preparing")
 }
 
-// forgetAll removes the ended attempts that the leader has recorded, and reports whether
-// nothing of any is left: then the leader need not name them again.
-func (a *Agent) forgetAll(ctx context.Context, keys []*apiv1.SliceKey) bool {
+// forgetAll removes the ended attempts that the leader has recorded, and says of how many of
+// the first nothing is left: the leader need not name those again.
+func (a *Agent) forgetAll(ctx context.Context, keys []*apiv1.SliceKey) (first int) {
 	all := true
-	for _, k := range keys {
+	for i, k := range keys {
 		id := keeper.Key(k.Run, k.Slice, k.Epoch)
 		gone, err := a.forget(ctx, id)
 		if err != nil && ctx.Err() == nil {
 			a.cfg.Log.Error("something of an ended slice is left; will try again", "slice", id, "err", err)
 		}
-		all = all && gone
+		if all = all && gone; all {
+			first = i + 1
+		}
 	}
-	return all
+	return first
 }
 
 // forget removes an ended attempt whose exit the leader has recorded, and reports whether it
@@ -393,11 +396,15 @@ func (a *Agent) forget(ctx context.Context, id string) (gone bool, err error) {
 	if err := os.RemoveAll(t.dir); err != nil {
 		return false, err
 	}
+	// While the attempt is known all of this is tried again.
+	if err := a.shelf.put(a, a.logDir(id)); err != nil {
+		return false, err
+	}
 	a.mu.Lock()
 	delete(a.attempts, id)
 	a.mu.Unlock()
 	a.reporter.forget(id)
-	return true, a.shelf.put(a, a.logDir(id))
+	return true, nil
 }
 
 // ended reports whether the attempt's exit is reported: nothing of it goes on.

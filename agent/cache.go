@@ -2,14 +2,13 @@ package agent
 
 import (
 	"archive/tar"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
-	"maps"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -35,18 +34,24 @@ type fetchFunc func(ctx context.Context, digest string, offset int64, w io.Write
 // digest was checked; a download that breaks off is resumed.
 //
 // It is bounded: when it holds more than cacheBytes, what was used longest ago goes first,
-// never a bundle that a slice may run from.
+// never a bundle that a slice may run from (evict.go).
 type cache struct {
 	dir    string
 	engine string
+	log    *slog.Logger
 
-	// inUse names the bundles (hex digests) that slices may run from.
+	// inUse names the bundles (hex digests) that slices may run from. An attempt is named
+	// before it asks for its bundle.
 	inUse func() map[string]bool
 
-	mu    sync.Mutex
-	locks map[string]*sync.Mutex // by digest: one download at a time
+	// left are the folders that an agent that was killed had begun to unpack, or to remove.
+	left []string
 
-	evicting sync.Mutex // two at a time would remove each other's files
+	mu    sync.Mutex
+	locks map[string]*sync.Mutex // blobLock and bundleLock of each digest
+
+	evicting sync.Mutex       // two at a time would remove each other's files
+	sizes    map[string]int64 // of unpacked bundles, by name; of whoever holds evicting
 }
 
 const (
@@ -57,7 +62,7 @@ const (
 	unpacking = ".unpack-"
 )
 
-func openCache(dir, engine string, inUse func() map[string]bool) (*cache, error) {
+func openCache(dir, engine string, inUse func() map[string]bool, log *slog.Logger) (*cache, error) {
 	for _, d := range []string{"blobs", "bundles"} {
 		// Slices reach bundles through bind mounts, under uids of their own: search permission
 		// on the way is needed, listing is not.
@@ -65,17 +70,17 @@ func openCache(dir, engine string, inUse func() map[string]bool) (*cache, error)
 			return nil, err
 		}
 	}
-	// What an agent that was killed had begun to unpack, or to remove, is nobody's.
-	begun, err := filepath.Glob(filepath.Join(dir, "bundles", unpacking+"*"))
+	c := &cache{dir: dir, engine: engine, inUse: inUse, log: log, locks: map[string]*sync.Mutex{}, sizes: map[string]int64{}}
+	bundles, err := os.ReadDir(filepath.Join(dir, "bundles"))
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range begun {
-		if err := os.RemoveAll(d); err != nil {
-			return nil, err
+	for _, e := range bundles {
+		if strings.HasPrefix(e.Name(), unpacking) {
+			c.left = append(c.left, filepath.Join(dir, "bundles", e.Name()))
 		}
 	}
-	return &cache{dir: dir, engine: engine, inUse: inUse, locks: map[string]*sync.Mutex{}}, nil
+	return c, nil
 }
 
 func hexOf(digest string) (string, error) {
@@ -86,14 +91,24 @@ func hexOf(digest string) (string, error) {
 	return h, nil
 }
 
-func (c *cache) lock(name string) (unlock func()) {
+// The locks of a digest, by its hexOf: one download at a time, and one unpacking. Who removes
+// holds both.
+func blobLock(name string) string   { return name }
+func bundleLock(name string) string { return "bundle " + name }
+
+func (c *cache) lockOf(name string) *sync.Mutex {
 	c.mu.Lock()
+	defer c.mu.Unlock()
 	l := c.locks[name]
 	if l == nil {
 		l = &sync.Mutex{}
 		c.locks[name] = l
 	}
-	c.mu.Unlock()
+	return l
+}
+
+func (c *cache) lock(name string) (unlock func()) {
+	l := c.lockOf(name)
 	l.Lock()
 	return l.Unlock
 }
@@ -104,7 +119,7 @@ func (c *cache) open(ctx context.Context, digest string, fetch fetchFunc) (*os.F
 	if err != nil {
 		return nil, err
 	}
-	defer c.lock(name)()
+	defer c.lock(blobLock(name))()
 	path := filepath.Join(c.dir, "blobs", name)
 	f, err := os.Open(path)
 	if err == nil {
@@ -123,8 +138,9 @@ func (c *cache) open(ctx context.Context, digest string, fetch fetchFunc) (*os.F
 }
 
 // used notes a file's use now as its access time. Its modification time stays: a slice that
-// reads the same input takes a new one for a change of the bytes, and fails.
-func used(path string) error { return os.Chtimes(path, time.Now(), time.Time{}) }
+// reads the same input takes a new one for a change of the bytes, and fails. A file that has no
+// name any more is read all the same.
+func used(path string) error { return there(os.Chtimes(path, time.Now(), time.Time{})) }
 
 // lastUse is what used noted.
 func lastUse(fi os.FileInfo) time.Time {
@@ -146,7 +162,8 @@ func (c *cache) download(ctx context.Context, digest, path string, fetch fetchFu
 	if err != nil {
 		return err
 	}
-	return c.evict()
+	c.evict()
+	return nil
 }
 
 // receive is one try of download. Corrupt: the next one begins at the first byte.
@@ -202,7 +219,7 @@ func (c *cache) unpack(ctx context.Context, digest, dir string, fetch fetchFunc)
 		return err
 	}
 	defer f.Close()
-	defer c.lock("bundle " + digest)()
+	defer c.lock(bundleLock(filepath.Base(dir)))()
 	if _, err := os.Stat(dir); err == nil {
 		now := time.Now()
 		return os.Chtimes(dir, now, now)
@@ -211,7 +228,7 @@ func (c *cache) unpack(ctx context.Context, digest, dir string, fetch fetchFunc)
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(tmp)
+	defer c.discard(tmp)
 	if err := untar(f, tmp); err != nil {
 		return err
 	}
@@ -235,7 +252,8 @@ func (c *cache) unpack(ctx context.Context, digest, dir string, fetch fetchFunc)
 	if err := fsx.SyncDir(filepath.Dir(dir)); err != nil {
 		return err
 	}
-	return c.evict()
+	c.evict()
+	return nil
 }
 
 // syncTree makes the files and folders below dir durable.
@@ -414,124 +432,4 @@ func writeFile(root *os.Root, name string, mode os.FileMode, r io.Reader) (int64
 	n, err := io.Copy(f, r)
 	// The umask may have taken bits that the slice's own uid needs.
 	return n, errors.Join(err, f.Chmod(mode), f.Close())
-}
-
-// cached is a blob, or a bundle and what it was unpacked to: programs, plan and its parts.
-type cached struct {
-	name string
-	size int64
-	used time.Time
-}
-
-// holds lists what is in the cache, what was used longest ago first.
-func (c *cache) holds() ([]cached, error) {
-	byName := map[string]cached{}
-	add := func(name string, size int64, used time.Time) {
-		it := byName[name]
-		if it.name, it.size = name, it.size+size; used.After(it.used) {
-			it.used = used
-		}
-		byName[name] = it
-	}
-	blobs, err := os.ReadDir(filepath.Join(c.dir, "blobs"))
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range blobs {
-		if strings.HasSuffix(e.Name(), ".part") {
-			continue
-		}
-		fi, err := e.Info()
-		if err != nil {
-			return nil, err
-		}
-		add(e.Name(), fi.Size(), lastUse(fi))
-	}
-	bundles, err := os.ReadDir(filepath.Join(c.dir, "bundles"))
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range bundles {
-		if strings.HasPrefix(e.Name(), unpacking) {
-			continue // it may be finished at any moment; then evict is called
-		}
-		fi, err := e.Info()
-		if err != nil {
-			return nil, err
-		}
-		size, err := sizeOf(filepath.Join(c.dir, "bundles", e.Name()))
-		if err != nil {
-			return nil, err
-		}
-		add(e.Name(), size, fi.ModTime())
-	}
-	return slices.SortedFunc(maps.Values(byName), func(a, b cached) int {
-		return cmp.Or(a.used.Compare(b.used), cmp.Compare(a.name, b.name))
-	}), nil
-}
-
-// sizeOf is what the files below dir hold together; of one with several names a part each.
-func sizeOf(dir string) (n int64, err error) {
-	err = filepath.WalkDir(dir, func(_ string, e os.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		fi, err := e.Info()
-		if err != nil {
-			return err
-		}
-		names := int64(1)
-		if st, ok := fi.Sys().(*syscall.Stat_t); ok {
-			names = max(1, int64(st.Nlink))
-		}
-		n += fi.Size() / names
-		return nil
-	})
-	return n, err
-}
-
-// evict removes what was used longest ago until the cache fits its bound.
-func (c *cache) evict() error {
-	c.evicting.Lock()
-	defer c.evicting.Unlock()
-	items, err := c.holds()
-	if err != nil {
-		return err
-	}
-	var total int64
-	for _, it := range items {
-		total += it.size
-	}
-	keep := c.inUse()
-	for _, it := range items {
-		if total <= cacheBytes {
-			return nil
-		}
-		if keep[it.name] {
-			continue
-		}
-		if err := c.remove(it.name); err != nil {
-			return err
-		}
-		total -= it.size
-	}
-	return nil
-}
-
-// remove removes a blob, and what it was unpacked to: that as a whole, for an agent that is
-// killed meanwhile must not leave a part of a bundle by its name. An input that a slice reads
-// stays readable through its descriptor.
-func (c *cache) remove(name string) error {
-	there := func(err error) error {
-		if errors.Is(err, os.ErrNotExist) {
-			return nil
-		}
-		return err
-	}
-	going := filepath.Join(c.dir, "bundles", unpacking+name)
-	return errors.Join(
-		there(os.Rename(filepath.Join(c.dir, "bundles", name), going)),
-		os.RemoveAll(going),
-		there(os.Remove(filepath.Join(c.dir, "blobs", name))),
-	)
 }

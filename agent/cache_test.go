@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"maps"
 	"os"
 	"path/filepath"
@@ -57,7 +58,7 @@ func digestOf(b []byte) string {
 
 func newCache(t *testing.T, engine string) *cache {
 	t.Helper()
-	c, err := openCache(t.TempDir(), engine, func() map[string]bool { return nil })
+	c, err := openCache(t.TempDir(), engine, func() map[string]bool { return nil }, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

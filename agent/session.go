@@ -318,13 +318,14 @@ func (s *session) reconcile(ctx context.Context) error {
 }
 
 // forget cleans up after the dead. That can take long, and must not hold up the living: it has
-// a goroutine of its own. The leader names an ended attempt until it hears that none is left; so
-// the newest state has all of them. Where something is left it is tried again: on a cluster with
-// nothing to do the next state may be long in coming.
+// a goroutine of its own. The leader names an ended attempt until it hears that none is left of
+// those up to it; so the newest state has all of them. Where something is left it is tried
+// again: on a cluster with nothing to do the next state may be long in coming.
 func (s *session) forget(ctx context.Context) error {
 	b := newBackoff(s.a.scaled(100*time.Millisecond), s.a.scaled(5*time.Second))
 	var d *apiv1.DesiredState
 	var again <-chan time.Time
+	var said uint64
 	for {
 		select {
 		case d = <-s.dead:
@@ -332,20 +333,24 @@ func (s *session) forget(ctx context.Context) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		if !s.a.forgetAll(ctx, d.Acknowledged) {
+		left := len(d.Acknowledged) - s.a.forgetAll(ctx, d.Acknowledged)
+		if left > 0 {
 			again = time.After(b.delay())
-			continue
+		} else {
+			b.reset()
+			again = nil
 		}
-		b.reset()
-		again = nil
-		if d.AcknowledgedTo == 0 {
+		// The count ends with the last that the state names.
+		to := d.AcknowledgedTo - min(d.AcknowledgedTo, uint64(left))
+		if to <= said {
 			continue
 		}
 		if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Forgotten{
-			Forgotten: &apiv1.Forgotten{AcknowledgedTo: d.AcknowledgedTo},
+			Forgotten: &apiv1.Forgotten{AcknowledgedTo: to},
 		}}); err != nil {
 			return err
 		}
+		said = to
 	}
 }
 

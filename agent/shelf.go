@@ -31,8 +31,9 @@ type shelved struct {
 	newer time.Time // the last change
 }
 
-// put takes the log folder of a slice that was just forgotten, and removes the oldest beyond
-// the bound.
+// put takes the log folder of a slice that is being forgotten, and removes the oldest beyond
+// the bound. It may be repeated. An error says that the folder was not taken; what is wrong with
+// those of others holds nobody up.
 func (s *shelf) put(a *Agent, path string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -44,12 +45,17 @@ func (s *shelf) put(a *Agent, path string) error {
 	if err := s.add(path); err != nil {
 		return err
 	}
-	for s.bytes > logBytes && len(s.dirs) > 0 {
-		old := s.dirs[0]
-		if err := os.RemoveAll(old.path); err != nil {
-			return err
+	for range len(s.dirs) {
+		if s.bytes <= logBytes {
+			break
 		}
+		old := s.dirs[0]
 		s.dirs = s.dirs[1:]
+		if err := removeTree(old.path); err != nil {
+			a.cfg.Log.Error("logs of an ended slice are left beyond their bound; will try again", "err", err)
+			s.dirs = append(s.dirs, old)
+			continue
+		}
 		s.bytes -= old.bytes
 		delete(s.known, old.path)
 	}
@@ -75,7 +81,7 @@ func (s *shelf) load(a *Agent) error {
 			return err
 		}
 		if err := s.add(filepath.Join(root, e.Name())); err != nil {
-			return err
+			a.cfg.Log.Error("logs of an ended slice do not count within their bound", "err", err)
 		}
 	}
 	slices.SortFunc(s.dirs, func(x, y shelved) int { return cmp.Or(x.newer.Compare(y.newer), cmp.Compare(x.path, y.path)) })
@@ -88,6 +94,9 @@ func (s *shelf) add(path string) error {
 		return nil
 	}
 	files, err := os.ReadDir(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil // nothing to bound
+	}
 	if err != nil {
 		return err
 	}

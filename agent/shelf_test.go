@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
+
+	"github.com/runink/runink/internal/fault"
 )
 
 // TestShelfKeepsItsBound: the logs of ended slices stay within the bound, the oldest go first,
@@ -72,5 +74,53 @@ func TestShelfKeepsItsBound(t *testing.T) {
 	}
 	if there(old) || !there(first) || len(left) != silent+3 || a.shelf.bytes > logBytes || !there(live) {
 		t.Fatalf("%d folders of %d bytes are left", len(left), a.shelf.bytes)
+	}
+}
+
+// TestShelfIsHeldUpByNothing: logs that cannot be looked at or removed do not keep those of
+// another slice from their bound, and are tried again.
+func TestShelfIsHeldUpByNothing(t *testing.T) {
+	a := testAgent(t, scripted{}.listen(t), quietNet{})
+	made := func(id string, size int64) string {
+		dir := a.logDir(id)
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(dir, "stdout.0")
+		if err := os.WriteFile(file, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Truncate(file, size); err != nil { // it takes no room
+			t.Fatal(err)
+		}
+		return dir
+	}
+	there := func(dir string) bool { _, err := os.Stat(dir); return err == nil }
+	stays := made("r/stays@1", logBytes/4)
+	if err := os.WriteFile(a.logDir("no folder"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	disarm := fault.Arm("agent.remove("+filepath.Base(stays)+")", 0, func(string) error { return fault.ErrInjected })
+	defer disarm()
+	first, second := made("r/s@1", logBytes/2), made("r/s@2", logBytes/2)
+	for _, dir := range []string{stays, first, second} {
+		if err := a.shelf.put(a, dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !there(stays) || there(first) || !there(second) || a.shelf.bytes > logBytes {
+		t.Errorf("left: %t, %t, %t, %d bytes", there(stays), there(first), there(second), a.shelf.bytes)
+	}
+	if err := a.shelf.put(a, a.logDir("r/silent@1")); err != nil { // somebody removed it
+		t.Fatal(err)
+	}
+	disarm()
+	for i := range 2 {
+		if err := a.shelf.put(a, made(fmt.Sprintf("r/later@%d", i), logBytes/2)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if there(stays) || a.shelf.bytes > logBytes {
+		t.Errorf("%s is not tried again; %d bytes are left", stays, a.shelf.bytes)
 	}
 }
