@@ -31,7 +31,7 @@ func TestSilentLeaderIsLeftWhileTheLeaseLasts(t *testing.T) {
 	defer cancel()
 	beats := make(chan error, 1)
 	go func() { beats <- s.heartbeats(ctx) }()
-	if err := s.silence(ctx); !errors.Is(err, errs.Unavailable) {
+	if err := s.silence(ctx); !errors.Is(err, errs.Timeout) {
 		t.Fatalf("the session's patience ended with %v", err)
 	}
 	if after := keeper.Boottime() - begun; after >= lease {

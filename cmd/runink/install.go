@@ -41,13 +41,11 @@ With -q it prints the words alone, as bin/runink-image iso takes them.`,
 			if err != nil {
 				return err
 			}
+			warnOfPlace(c, api, args[0])
 			resp, err := v1.NewNodeServiceClient(api).CreateToken(c.Context(), &v1.CreateTokenRequest{
 				Node: args[0], Role: role, TtlSeconds: int64(ttl / time.Second),
 			})
 			if err != nil {
-				return err
-			}
-			if err := warnOfPlace(c, api, args[0]); err != nil {
 				return err
 			}
 			resp.CommandLine = strings.Join(append([]string{resp.GetCommandLine()}, more...), " ")

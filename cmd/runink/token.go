@@ -39,13 +39,11 @@ once, in a kernel command line that is ready to use.`,
 			if node == "" {
 				return errs.E(errs.Invalid, "token create", "it is missing").WithField("--node").WithHint("name the node that the token admits: --node n4")
 			}
+			warnOfPlace(c, api, node)
 			resp, err := v1.NewNodeServiceClient(api).CreateToken(c.Context(), &v1.CreateTokenRequest{
 				Node: node, Role: role, TtlSeconds: int64(ttl / time.Second),
 			})
 			if err != nil {
-				return err
-			}
-			if err := warnOfPlace(c, api, node); err != nil {
 				return err
 			}
 			if quiet {
@@ -66,18 +64,14 @@ once, in a kernel command line that is ready to use.`,
 	return c
 }
 
-// warnOfPlace says that a token's name is a node's already. That is how a machine whose disk
-// was emptied comes back, and how a name that was typed wrong takes a node out that works.
-func warnOfPlace(c *cobra.Command, api *apiclient.Client, name string) error {
+// warnOfPlace says that the name of a token to be made is a node's already. That is how a machine
+// whose disk was emptied comes back, and how a name that was typed wrong takes a node out that
+// works. What goes wrong with asking, making the token meets next, and says.
+func warnOfPlace(c *cobra.Command, api *apiclient.Client, name string) {
 	n, err := v1.NewNodeServiceClient(api).Get(c.Context(), &v1.GetNodeRequest{Name: name})
-	if errs.KindOf(err) == errs.NotFound {
-		return nil
+	if err == nil {
+		fmt.Fprintf(c.ErrOrStderr(), "note: there is a node %s, and it is %s: the machine that uses this token takes its place, and its key is revoked\n", name, n.GetState())
 	}
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(c.ErrOrStderr(), "note: there is a node %s, and it is %s: the machine that uses this token takes its place, and its key is revoked\n", name, n.GetState())
-	return nil
 }
 
 // within refuses a duration that the API would, in the words of its flag.

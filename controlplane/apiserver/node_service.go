@@ -111,10 +111,7 @@ func (n *nodeService) CreateToken(ctx context.Context, req *v1.CreateTokenReques
 	return &v1.CreateTokenResponse{Id: t.ID, Token: text, Expires: timestamppb.New(t.Expires), CommandLine: line}, nil
 }
 
-// tokenFits refuses a token whose use could not end well: whoever joins with it takes the
-// name's place, and the key of the machine that had it is revoked. A control node that came
-// back as a worker would leave a replica behind that votes and is nobody's, and of the last
-// control node none would be left to admit anything.
+// tokenFits refuses a token whose use would be refused, as the nodes are now.
 func (s *server) tokenFits(ctx context.Context, op, node, role string) error {
 	v, err := s.host.Barn.View(ctx, barn.Linearizable)
 	if err != nil {
@@ -124,20 +121,7 @@ func (s *server) tokenFits(ctx context.Context, op, node, role string) error {
 	if err != nil {
 		return err
 	}
-	others := 0
-	for _, o := range nodes {
-		switch {
-		case o.Name != node && o.Member():
-			others++
-		case o.Name == node && o.Member() && o.Role != role:
-			return errs.E(errs.Conflict, op, "%s is a control node, with role %s", node, o.Role).WithField("node").
-				WithHint("choose another name; if it is to be %s: runink node remove %s first", role, node)
-		}
-	}
-	if len(nodes) > 0 && others == 0 {
-		return errs.E(errs.Conflict, op, "%s is the only control node", node).WithField("node").WithHint("choose another name: nobody else could admit it")
-	}
-	return nil
+	return identity.MayReplace(op, nodes, node, role)
 }
 
 // commandLine is what the new node's kernel is started with.

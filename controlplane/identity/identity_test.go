@@ -226,6 +226,34 @@ func TestReplacedAndRemovedKeysStayOut(t *testing.T) {
 	}
 }
 
+// A token that was made before things changed does not take the last control node's place, nor
+// make one into something else.
+func TestControlNodesAreNotReplacedUnasked(t *testing.T) {
+	s := open(t, Options{})
+	s.found()
+	tokens := 0
+	come := func(name, role, key string) error {
+		tokens++
+		_, err := do[Node](s, now, CmdJoin, joinOf(s.token(tokens, name, role, time.Minute), Node{Name: name, Role: role, Key: key, Generation: key}))
+		return err
+	}
+	if err := come("n1", "control", "sha256:new"); !errors.Is(err, errs.Conflict) {
+		t.Errorf("in the only control node's place: %v", err)
+	}
+	if err := come("n2", "control+worker", "sha256:n2"); err != nil {
+		t.Fatal(err)
+	}
+	if err := come("n2", "worker", "sha256:new"); !errors.Is(err, errs.Conflict) {
+		t.Errorf("a worker in a control node's place: %v", err)
+	}
+	if n, ok, err := ReadNode(s.view(), "n2"); !ok || err != nil || n.Key != "sha256:n2" {
+		t.Errorf("it is now %+v, %v", n, err)
+	}
+	if err := come("n2", "control+worker", "sha256:new"); err != nil {
+		t.Errorf("one of two, with an empty disk: %v", err)
+	}
+}
+
 func TestTokens(t *testing.T) {
 	s := open(t, Options{})
 	s.found()

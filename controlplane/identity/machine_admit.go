@@ -32,6 +32,17 @@ func machineAdmit(tx *barn.Tx, m barn.Meta, p MachineAdmit) (Machine, error) {
 	if err != nil {
 		return Machine{}, err
 	}
+	rec := Machine{ID: p.ID, First: m.Time}
+	waiting, err := list[Machine](tx, pendingPrefix, nil)
+	if err != nil {
+		return Machine{}, err
+	}
+	found := 0
+	for _, o := range waiting {
+		if o.MAC == p.ID || o.UUID == p.ID {
+			rec, found = o, found+1
+		}
+	}
 	for _, o := range all {
 		switch {
 		case o.ID == p.ID && o.Node == p.Node && o.Role == p.Role:
@@ -42,7 +53,7 @@ func machineAdmit(tx *barn.Tx, m barn.Meta, p MachineAdmit) (Machine, error) {
 			return o, put(tx, machinePrefix+o.ID, o)
 		case o.ID == p.ID:
 			return o, errs.E(errs.Conflict, op, "machine %s is node %s", o.ID, o.Node).WithField("id").WithHint("runink node forget %s", o.ID)
-		case o.MAC == p.ID || o.UUID == p.ID:
+		case o.UUID == p.ID, o.MAC == p.ID && (rec.UUID == "" || rec.UUID == o.UUID): // not one that got its card
 			return o, errs.E(errs.Conflict, op, "that machine is node %s already, by %s", o.Node, o.ID).WithField("id").WithHint("runink node forget %s", o.ID)
 		case o.Node == p.Node:
 			return o, errs.E(errs.Conflict, op, "node %s is machine %s", o.Node, o.ID).WithField("node").
@@ -55,17 +66,6 @@ func machineAdmit(tx *barn.Tx, m barn.Meta, p MachineAdmit) (Machine, error) {
 	}
 	if ok && n.Role != p.Role {
 		return Machine{}, errs.E(errs.Conflict, op, "node %s exists, with role %s", n.Name, n.Role).WithField("node").WithHint("choose another name")
-	}
-	rec := Machine{ID: p.ID, First: m.Time}
-	waiting, err := list[Machine](tx, pendingPrefix, nil)
-	if err != nil {
-		return Machine{}, err
-	}
-	found := 0
-	for _, o := range waiting {
-		if o.MAC == p.ID || o.UUID == p.ID {
-			rec, found = o, found+1
-		}
 	}
 	if found > 1 {
 		return Machine{}, errs.E(errs.Conflict, op, "%d machines say that they have the UUID %s", found, p.ID).WithField("id").WithHint("admit them by their MAC addresses")

@@ -104,3 +104,31 @@ func TestPendingMachines(t *testing.T) {
 		t.Errorf("%+v, %v", m, err)
 	}
 }
+
+// A machine is admitted by one of its names only, and a card that moved is no name of the machine
+// that it was in.
+func TestMachineOfTwoNames(t *testing.T) {
+	s := open(t, Options{})
+	const card, first, second = "52:54:00:00:00:01", "4c4c4544-0042-3510-8052-b4c04f4d4b31", "4c4c4544-0042-3510-8052-b4c04f4d4b32"
+	seen := func(uuid string) {
+		t.Helper()
+		if _, err := do[Machine](s, now, CmdMachineSeen, MachineSeen{MAC: card, UUID: uuid, Firmware: "bios"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	admit := func(id, node string) error {
+		_, err := do[Machine](s, now, CmdMachineAdmit, MachineAdmit{ID: id, Node: node, Role: "worker"})
+		return err
+	}
+	seen(first)
+	if err := admit(first, "w1"); err != nil {
+		t.Fatal(err)
+	}
+	if err := admit(card, "w2"); !errors.Is(err, errs.Conflict) {
+		t.Errorf("the same machine by its card: %v", err)
+	}
+	seen(second)
+	if err := admit(card, "w2"); err != nil {
+		t.Errorf("the machine that has the card now: %v", err)
+	}
+}

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base32"
+	"slices"
 	"strings"
 	"time"
 
@@ -168,6 +169,13 @@ func join(tx *barn.Tx, m barn.Meta, p Join) (Node, error) {
 		return Node{}, errs.E(errs.Unavailable, op, "the cluster is being founded").WithHint("try again in a moment")
 	}
 	if exists && old.Key != n.Key {
+		all, err := Nodes(tx)
+		if err != nil {
+			return Node{}, err
+		}
+		if err := MayReplace(op, all, n.Name, n.Role); err != nil {
+			return Node{}, err
+		}
 		if err := revoke(tx, m, old, "replaced by a new join"); err != nil {
 			return Node{}, err
 		}
@@ -184,6 +192,24 @@ func join(tx *barn.Tx, m barn.Meta, p Join) (Node, error) {
 		return Node{}, err
 	}
 	return n, put(tx, nodePrefix+n.Name, n)
+}
+
+// MayReplace refuses a node that would take the place of the one with its name, whose key is then
+// revoked, where that cannot end well: of the last control node none would be left to admit
+// anything, and a control node that came back as something else is a replica less unasked.
+func MayReplace(op string, nodes []Node, name, role string) error {
+	i := slices.IndexFunc(nodes, func(n Node) bool { return n.Name == name && n.Member() })
+	if i < 0 {
+		return nil
+	}
+	if !slices.ContainsFunc(nodes, func(n Node) bool { return n.Name != name && n.Member() }) {
+		return errs.E(errs.Conflict, op, "%s is the only control node", name).WithField("node").WithHint("choose another name: nobody else could admit it")
+	}
+	if nodes[i].Role != role {
+		return errs.E(errs.Conflict, op, "%s is a control node, with role %s", name, nodes[i].Role).WithField("node").
+			WithHint("choose another name; if it is to be %s: runink node remove %s first", role, name)
+	}
+	return nil
 }
 
 func revoke(tx *barn.Tx, m barn.Meta, n Node, why string) error {
