@@ -1,6 +1,7 @@
 package netd
 
 import (
+	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -13,32 +14,62 @@ import (
 	"github.com/runink/runink/internal/nodecfg"
 )
 
-// metric of our default routes; a static one is preferred to a leased one.
+// metric of our default routes; a static one is preferred to a leased one. To a leased one's the
+// index of its interface is added: of two routes with one metric the second would take the place
+// of the first, another card's included.
 const (
 	metricStatic = 50
 	metricDHCP   = 100
 )
 
 // applyLease makes the interface's IPv4 addresses and routes those of l; nil leaves none.
-// An address of another origin on the interface is removed: it is ours alone.
+// An address of another origin on the interface is removed: it is ours alone. link is the
+// interface as it was before it had a lease: its MTU is that of a lease which names none.
+//
+// What can fail comes before the old address goes. If it does fail, the interface has what it had
+// and a part of l; applying the lease before it again takes that away.
 func applyLease(link netlink.Link, l *lease) error {
+	if l != nil {
+		if err := addLease(link, l); err != nil {
+			return err
+		}
+	}
+	gone, err := removeAddresses(link, l)
+	if err != nil || l == nil {
+		return errors.Join(err, setMTU(link, l))
+	}
+	if gone == 0 {
+		return nil
+	}
+	// The kernel takes the later addresses of a network with its first one, and routes with
+	// their address.
+	return addLease(link, l)
+}
+
+// removeAddresses takes every IPv4 address but l's from the interface, and says how many.
+func removeAddresses(link netlink.Link, l *lease) (int, error) {
 	const op = "apply lease"
+	gone := 0
 	have, err := netlink.AddrList(link, netlink.FAMILY_V4)
 	if err != nil {
-		return errs.E(errs.Internal, op, "%w", err)
+		return gone, errs.E(errs.Internal, op, "%w", err)
 	}
 	for _, a := range have {
 		if l != nil && prefixOf(a.IPNet) == l.addr {
 			continue
 		}
-		// Its routes go with it.
-		if err := netlink.AddrDel(link, &a); err != nil {
-			return errs.E(errs.Internal, op, "remove %s: %w", a.IPNet, err)
+		// Its routes go with it. One that is not there went with another address.
+		if err := netlink.AddrDel(link, &a); err != nil && !errors.Is(err, unix.EADDRNOTAVAIL) {
+			return gone, errs.E(errs.Internal, op, "remove %s: %w", a.IPNet, err)
 		}
+		gone++
 	}
-	if l == nil {
-		return nil
-	}
+	return gone, nil
+}
+
+// addLease adds the address, MTU and routes of l to what the interface has.
+func addLease(link netlink.Link, l *lease) error {
+	const op = "apply lease"
 	a := &netlink.Addr{IPNet: ipNet(l.addr)}
 	if l.ttl != forever {
 		left := max(int((l.ttl-time.Since(l.got))/time.Second), 1)
@@ -47,19 +78,38 @@ func applyLease(link netlink.Link, l *lease) error {
 	if err := netlink.AddrReplace(link, a); err != nil {
 		return errs.E(errs.Internal, op, "add %s: %w", l.addr, err)
 	}
-	if l.mtu != 0 && l.mtu != link.Attrs().MTU {
-		if err := netlink.LinkSetMTU(link, l.mtu); err != nil {
-			return errs.E(errs.Internal, op, "set MTU %d: %w", l.mtu, err)
-		}
+	if err := setMTU(link, l); err != nil {
+		return err
 	}
 	routes := l.routes
 	if len(routes) == 0 && len(l.routers) > 0 {
 		routes = []route{{dst: netip.PrefixFrom(netip.IPv4Unspecified(), 0), via: l.routers[0]}}
 	}
 	for _, r := range routes {
-		if err := addRoute(link, l.addr, r, metricDHCP, unix.RTPROT_DHCP); err != nil {
+		if err := addRoute(link, l.addr, r, metricDHCP+link.Attrs().Index, unix.RTPROT_DHCP); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// setMTU gives the interface the MTU of l, or its own where l has none. After netd was started
+// again, its own is what it found: it may be a lease's of before.
+func setMTU(link netlink.Link, l *lease) error {
+	const op = "apply lease"
+	want := link.Attrs().MTU
+	if l != nil && l.mtu != 0 {
+		want = l.mtu
+	}
+	now, err := netlink.LinkByIndex(link.Attrs().Index)
+	if err != nil {
+		return errs.E(errs.NotFound, op, "look at %s: %w", link.Attrs().Name, err)
+	}
+	if now.Attrs().MTU == want {
+		return nil
+	}
+	if err := netlink.LinkSetMTU(link, want); err != nil {
+		return errs.E(errs.Internal, op, "set MTU %d: %w", want, err)
 	}
 	return nil
 }

@@ -4,17 +4,18 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"net/netip"
 	"time"
 )
 
 // asker talks to DHCP servers. Each method tries for some seconds and returns a checked
 // lease, errNak if a server says no, or why nothing came of it.
 type asker interface {
-	Discover(ctx context.Context) (*lease, error)          // anyone, any address
-	Other(ctx context.Context, l *lease) (*lease, error)   // anyone but its server, any address
-	Confirm(ctx context.Context, l *lease) (*lease, error) // anyone, the same address, after the link was away (INIT-REBOOT)
-	Renew(ctx context.Context, l *lease) (*lease, error)   // its own server
-	Rebind(ctx context.Context, l *lease) (*lease, error)  // any server, the same address
+	Discover(ctx context.Context) (*lease, error)                // anyone, any address
+	Other(ctx context.Context, not []netip.Addr) (*lease, error) // anyone but these servers, any address
+	Confirm(ctx context.Context, l *lease) (*lease, error)       // anyone, the same address, after the link was away (INIT-REBOOT)
+	Renew(ctx context.Context, l *lease) (*lease, error)         // its own server
+	Rebind(ctx context.Context, l *lease) (*lease, error)        // any server, the same address
 }
 
 // errNak: the server takes the address away.
@@ -30,13 +31,9 @@ type client struct {
 	lease   *lease             // bound now
 	falls   int                // of the carrier, when the lease was last known to be good
 	patient time.Duration      // until the next Discover
+	retryAt time.Time          // when it is extended again, after a try that failed
 
-	// See reach.go.
-	reach   *flag         // whether a control node was connected to; nil: no lease is on trial
-	first   time.Duration // from a lease to the first doubt of it
-	proven  bool          // this lease is on trial no more
-	doubts  time.Duration // from the last doubt to the next
-	doubtAt time.Time     // when that is
+	trial // see trial.go
 }
 
 // Waits between fruitless tries.
@@ -62,39 +59,13 @@ func (c *client) run(ctx context.Context) {
 		case falls != c.falls:
 			c.falls = falls
 			c.confirm(ctx)
+		case c.due() <= 0:
+			c.extend(ctx)
 		case c.doubtful() <= 0:
 			c.doubt(ctx)
 		default:
-			c.hold(ctx, changed)
+			wait(ctx, min(c.due(), c.doubtful()), changed)
 		}
-	}
-}
-
-// doubtful is how long until the lease is to be doubted; forever if it is not on trial.
-func (c *client) doubtful() time.Duration {
-	if c.reach == nil || c.proven {
-		return forever
-	}
-	if c.proven, _, _ = c.reach.get(); c.proven {
-		c.doubts = 0
-		return forever
-	}
-	return time.Until(c.doubtAt)
-}
-
-// doubt asks for an address of another server than gave the present one, by which no control
-// node was reached. Without one it stays: it may be the control nodes that are away.
-func (c *client) doubt(ctx context.Context) {
-	old := c.lease
-	c.doubts = min(2*c.doubts, maxDoubt)
-	c.doubtAt = time.Now().Add(c.doubts)
-	c.log.Warn("no control node can be reached with this address; is its server one of this network? Another one is asked for", "address", old.addr, "server", old.server, "routers", old.routers)
-	l, err := c.ask.Other(ctx, old)
-	if err == nil {
-		err = c.accept(l, "of another server")
-	}
-	if err != nil && ctx.Err() == nil {
-		c.log.Warn("no other server has an address; this one is kept", "address", old.addr, "server", old.server, "err", err, "again_in", time.Until(c.doubtAt).Round(time.Second))
 	}
 }
 
@@ -143,17 +114,14 @@ func (c *client) accept(l *lease, how string) error {
 		return err
 	}
 	if another := c.lease == nil || c.lease.server != l.server; another && c.reach != nil {
-		c.reach.set(false)
-		c.proven = false
-		c.doubts = max(c.doubts, c.first)
-		c.doubtAt = time.Now().Add(c.doubts)
+		c.open()
 	}
 	if c.lease == nil || c.lease.addr != l.addr {
 		c.log.Info("address", "address", l.addr, "how", how, "server", l.server, "lease", l.ttl, "routers", l.routers, "dns", l.dns, "ntp", l.ntp)
 	} else {
 		c.log.Debug("lease extended", "address", l.addr, "how", how, "lease", l.ttl)
 	}
-	c.lease = l
+	c.lease, c.retryAt = l, time.Time{}
 	return nil
 }
 
@@ -190,31 +158,36 @@ func (c *client) confirm(ctx context.Context) {
 	}
 }
 
-// hold waits for the next thing that a bound lease needs, and does it.
-func (c *client) hold(ctx context.Context, changed <-chan struct{}) {
+// due is how long until the lease is to be extended or given up.
+func (c *client) due() time.Duration {
 	l := c.lease
-	age := time.Since(l.got)
-	switch {
-	case l.ttl != forever && age >= l.ttl:
-		c.drop("its lease ended")
-	case l.ttl == forever || age < l.t1:
-		d := l.t1
-		if d != forever {
-			d -= age
-		}
-		wait(ctx, min(d, c.doubtful()), changed)
-	case age < l.t2:
-		c.extend(ctx, "renewed", c.ask.Renew, l.t2, changed)
-	default:
-		c.extend(ctx, "rebound", c.ask.Rebind, l.ttl, changed)
+	if l.ttl == forever {
+		return forever
 	}
+	age := time.Since(l.got)
+	if age < l.t1 {
+		return l.t1 - age
+	}
+	return min(time.Until(c.retryAt), l.ttl-age)
 }
 
-// extend tries once, and after a failure waits for half of what is left until the next
-// thing changes (RFC 2131, 4.4.5), but not less than minRenew.
-func (c *client) extend(ctx context.Context, how string, ask func(context.Context, *lease) (*lease, error), until time.Duration, changed <-chan struct{}) {
+// extend tries once, and no longer than until the next thing changes. After a failure half of
+// what is left until then passes before the next try (RFC 2131, 4.4.5), but not less than
+// minRenew.
+func (c *client) extend(ctx context.Context) {
 	old := c.lease
-	l, err := ask(ctx, old)
+	age := time.Since(old.got)
+	how, ask, until := "renewed", c.ask.Renew, old.t2
+	switch {
+	case age >= old.ttl:
+		c.drop("its lease ended")
+		return
+	case age >= old.t2:
+		how, ask, until = "rebound", c.ask.Rebind, old.ttl
+	}
+	bounded, cancel := context.WithTimeout(ctx, until-age)
+	defer cancel()
+	l, err := ask(bounded, old)
 	if err == nil {
 		err = c.accept(l, how)
 	}
@@ -225,7 +198,7 @@ func (c *client) extend(ctx context.Context, how string, ask func(context.Contex
 	case ctx.Err() == nil:
 		left := until - time.Since(old.got)
 		d := min(max(left/2, minRenew), max(left, 0))
+		c.retryAt = time.Now().Add(d)
 		c.log.Warn("lease not extended", "how", how, "err", err, "again_in", d)
-		wait(ctx, d, changed)
 	}
 }

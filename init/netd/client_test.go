@@ -23,13 +23,18 @@ type script struct {
 	start  time.Time
 	asked  []string
 	answer func(kind string, old *lease) (*lease, error)
+	other  func(ctx context.Context, not []netip.Addr) (*lease, error) // nil: answer
 }
 
 func (s *script) ask(kind string, old *lease) (*lease, error) {
+	return s.hear(kind, func() (*lease, error) { return s.answer(kind, old) })
+}
+
+func (s *script) hear(kind string, answer func() (*lease, error)) (*lease, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.asked = append(s.asked, fmt.Sprintf("%s@%s", kind, time.Since(s.start)))
-	l, err := s.answer(kind, old)
+	l, err := answer()
 	if l != nil {
 		c := *l
 		c.got = time.Now()
@@ -38,8 +43,14 @@ func (s *script) ask(kind string, old *lease) (*lease, error) {
 	return l, err
 }
 
-func (s *script) Discover(context.Context) (*lease, error)            { return s.ask("discover", nil) }
-func (s *script) Other(_ context.Context, l *lease) (*lease, error)   { return s.ask("other", l) }
+func (s *script) Discover(context.Context) (*lease, error) { return s.ask("discover", nil) }
+
+func (s *script) Other(ctx context.Context, not []netip.Addr) (*lease, error) {
+	if s.other == nil {
+		return s.ask("other", nil)
+	}
+	return s.hear("other", func() (*lease, error) { return s.other(ctx, not) })
+}
 func (s *script) Confirm(_ context.Context, l *lease) (*lease, error) { return s.ask("confirm", l) }
 func (s *script) Renew(_ context.Context, l *lease) (*lease, error)   { return s.ask("renew", l) }
 func (s *script) Rebind(_ context.Context, l *lease) (*lease, error)  { return s.ask("rebind", l) }
@@ -54,11 +65,12 @@ func testLease(ttl time.Duration) *lease {
 // life runs a client for d of synthetic time; bound lists what was put on the interface.
 func life(t *testing.T, d time.Duration, s *script, drive func(carrier *flag)) (bound []string) {
 	t.Helper()
-	return trial(t, d, s, nil, drive)
+	return onTrial(t, d, s, nil, drive, nil)
 }
 
-// trial is life with control nodes that may be out of reach.
-func trial(t *testing.T, d time.Duration, s *script, reach *flag, drive func(carrier *flag)) (bound []string) {
+// onTrial is life with control nodes that may be out of reach; adjust, if there is one, gets the
+// client before it runs.
+func onTrial(t *testing.T, d time.Duration, s *script, reach *flag, drive func(carrier *flag), adjust func(*client)) (bound []string) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		s.start = time.Now()
@@ -73,7 +85,10 @@ func trial(t *testing.T, d time.Duration, s *script, reach *flag, drive func(car
 				bound = append(bound, fmt.Sprintf("%s@%s", what, time.Since(s.start)))
 				return nil
 			},
-			reach: reach, first: firstDoubt,
+			trial: trial{reach: reach, first: firstDoubt},
+		}
+		if adjust != nil {
+			adjust(c)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), d)
 		defer cancel()
@@ -268,12 +283,12 @@ func TestClientDoubts(t *testing.T) {
 				}
 				return old, nil
 			}
-			bound := trial(t, 90*time.Second, s, reach, func(*flag) {
+			bound := onTrial(t, 90*time.Second, s, reach, func(*flag) {
 				if tt.reachedAt > 0 {
 					time.Sleep(tt.reachedAt)
 					reach.set(true)
 				}
-			})
+			}, nil)
 			if !slices.Equal(s.asked, tt.asked) {
 				t.Errorf("asked %v\nwant  %v", s.asked, tt.asked)
 			}

@@ -29,7 +29,30 @@ func (f *flag) set(up bool) bool {
 	return true
 }
 
-// get returns the value, how often it fell, and a channel that is closed when it changes.
+// fall is set(false) that counts also where it was down: what was found out before is to be
+// found out again.
+func (f *flag) fall() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.up = false
+	f.falls++
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// rise is set(true), unless there was a fall after the one with that number.
+func (f *flag) rise(falls int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.up || f.falls != falls {
+		return
+	}
+	f.up = true
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// get returns the value, how often it fell, and a channel that is closed when one of them changes.
 func (f *flag) get() (up bool, falls int, changed <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -1,6 +1,7 @@
 package netd
 
 import (
+	"fmt"
 	"net"
 	"slices"
 	"strings"
@@ -103,7 +104,9 @@ func TestLeaseThatLeadsNowhere(t *testing.T) {
 	if got := addrsOn(t, "nic"); !slices.Equal(got, []string{"10.9.0.7/24"}) {
 		t.Errorf("addresses %v", got)
 	}
-	if got := defaultVia(t); !slices.Equal(got, []string{serverIP + " metric 100"}) {
+	nic, err := netlink.LinkByName("nic")
+	check(t, err)
+	if got := defaultVia(t); !slices.Equal(got, []string{fmt.Sprintf("%s metric %d", serverIP, metricDHCP+nic.Attrs().Index)}) {
 		t.Errorf("default routes %v", got)
 	}
 	conn, err := control.Accept() // which fails when the test's time is up

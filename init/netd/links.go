@@ -22,6 +22,15 @@ func isNamed(word, name string, mac net.HardwareAddr) bool {
 	return word == name || strings.EqualFold(word, mac.String())
 }
 
+// macOf is the MAC address by which the configuration names a network card: its own. A member of
+// a bond shows the bond's.
+func macOf(l netlink.Link) net.HardwareAddr {
+	if own := l.Attrs().PermHWAddr; len(own) == 6 {
+		return own
+	}
+	return l.Attrs().HardwareAddr
+}
+
 // madeHere reports whether l is a bond or VLAN of the configuration.
 func (d *daemon) madeHere(l netlink.Link) bool {
 	name := l.Attrs().Name
@@ -37,7 +46,7 @@ func (d *daemon) bondOf(l netlink.Link) (nodecfg.Bond, bool) {
 	}
 	for _, b := range d.Config.Bonds {
 		for _, m := range b.Members {
-			if isNamed(m, l.Attrs().Name, l.Attrs().HardwareAddr) {
+			if isNamed(m, l.Attrs().Name, macOf(l)) {
 				return b, true
 			}
 		}
@@ -49,7 +58,7 @@ func (d *daemon) bondOf(l netlink.Link) (nodecfg.Bond, bool) {
 func (d *daemon) vlansOn(l netlink.Link) []nodecfg.VLAN {
 	var list []nodecfg.VLAN
 	for _, v := range d.Config.VLANs {
-		if v.Name != l.Attrs().Name && isNamed(v.Parent, l.Attrs().Name, l.Attrs().HardwareAddr) && l.Type() != "vlan" {
+		if v.Name != l.Attrs().Name && isNamed(v.Parent, l.Attrs().Name, macOf(l)) && l.Type() != "vlan" {
 			list = append(list, v)
 		}
 	}

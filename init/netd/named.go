@@ -20,7 +20,7 @@ const cardPatience = 5 * time.Second
 func (d *daemon) absent() []string {
 	there := func(word string) bool {
 		for _, n := range d.nics {
-			if isNamed(word, n.link.Attrs().Name, n.link.Attrs().HardwareAddr) {
+			if isNamed(word, n.link.Attrs().Name, macOf(n.link)) {
 				return true
 			}
 		}
@@ -62,7 +62,7 @@ func (d *daemon) sayAbsent() {
 	var cards []string
 	for _, i := range slices.Sorted(maps.Keys(d.nics)) {
 		if a := d.nics[i].link.Attrs(); !d.madeHere(d.nics[i].link) {
-			cards = append(cards, fmt.Sprintf("%s (%s)", a.Name, a.HardwareAddr))
+			cards = append(cards, fmt.Sprintf("%s (%s)", a.Name, macOf(d.nics[i].link)))
 		}
 	}
 	hint := "there is no network card: `make metal` builds the image with drivers for any machine's"

@@ -1,10 +1,12 @@
 package netd
 
 import (
+	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -12,6 +14,31 @@ import (
 
 	"github.com/runink/runink/internal/nodecfg"
 )
+
+// A member of a bond shows the bond's MAC address; it is still found by its own.
+func TestMemberByItsOwnMAC(t *testing.T) {
+	mac := func(s string) net.HardwareAddr {
+		m, err := net.ParseMAC(s)
+		check(t, err)
+		return m
+	}
+	d := &daemon{Options: Options{Config: nodecfg.Config{
+		Bonds: []nodecfg.Bond{{Name: "bond0", Members: []string{"52:54:00:aa:00:01", "52:54:00:AA:00:02"}}},
+		IP:    []nodecfg.IP{{Interface: "52:54:00:aa:00:03", Address: netip.MustParsePrefix("10.9.0.50/24")}},
+	}}, nics: map[int]*nic{}}
+	for i, own := range []string{"52:54:00:aa:00:01", "52:54:00:aa:00:02"} {
+		card := &netlink.Device{LinkAttrs: netlink.LinkAttrs{
+			Name: fmt.Sprintf("eth%d", i), HardwareAddr: mac("52:54:00:aa:00:01"), PermHWAddr: mac(own),
+		}}
+		d.nics[i+2] = &nic{link: card}
+		if b, ok := d.bondOf(card); !ok || b.Name != "bond0" {
+			t.Errorf("%s with the address %s of its own is a member of %q, %v", card.Name, own, b.Name, ok)
+		}
+	}
+	if got, want := d.absent(), []string{"runink.ip names 52:54:00:aa:00:03, and there is no such network card"}; !slices.Equal(got, want) {
+		t.Errorf("absent %q, want %q", got, want)
+	}
+}
 
 // A card that is named and not there is said, with those that are, and taken back when it
 // comes; what stands on a bond or VLAN is not blamed for the card below.

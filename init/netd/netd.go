@@ -7,8 +7,8 @@
 // this process is dead (the kernel is told when the lease ends), and that the clock is
 // never stepped back once the node has a certificate.
 //
-// It connects to control nodes to find out whether a lease leads anywhere (reach.go), and says
-// nothing to them.
+// It connects to control nodes, and reads what the node's agent and server say of themselves, to
+// find out whether a lease leads anywhere (trial.go, reach.go). It says nothing to any of them.
 //
 // It is a process of its own, with four capabilities, because it is what parses packets
 // of strangers. It never touches interfaces that are neither hardware nor a bond or VLAN that
@@ -38,6 +38,7 @@ type Options struct {
 	NetFile    string
 	ResolvFile string
 	StatusDir  string
+	NodeDir    string                      // where the node knows other control nodes from
 	CertFile   string                      // its existence forbids stepping the clock back
 	Owns       func(nic netlink.Link) bool // which interfaces are ours; nil: hardware
 	Clock      Clock                       // nil: the machine's
@@ -52,6 +53,7 @@ func (o *Options) fill() {
 		{&o.NetFile, nodecfg.NetFile},
 		{&o.ResolvFile, nodecfg.ResolvFile},
 		{&o.StatusDir, nodecfg.StatusDir},
+		{&o.NodeDir, nodecfg.NodeDir},
 		{&o.CertFile, nodecfg.CertFile},
 	} {
 		if *d.p == "" {
@@ -124,7 +126,7 @@ func Run(ctx context.Context, o Options) error {
 	if err := d.book.publish(); err != nil {
 		return err
 	}
-	patience, late := time.NewTimer(time.Duration(float64(cardPatience)*max(o.Config.TimeScale, 1))), false
+	patience, late := time.NewTimer(d.scaled(cardPatience)), false
 	defer patience.Stop()
 	for {
 		select {
@@ -150,6 +152,11 @@ func Run(ctx context.Context, o Options) error {
 			return nil
 		}
 	}
+}
+
+// scaled is a time of ours on this machine.
+func (d *daemon) scaled(t time.Duration) time.Duration {
+	return time.Duration(float64(t) * max(d.Config.TimeScale, 1))
 }
 
 func (d *daemon) watchEnded(ctx context.Context, lost <-chan error) error {
@@ -222,7 +229,7 @@ func (d *daemon) serve(ctx context.Context, n *nic) {
 		log = d.Log.With("interface", name, "mac", link.Attrs().HardwareAddr.String())
 	}
 	vlans := d.vlansOn(n.link)
-	mac := n.link.Attrs().HardwareAddr
+	mac := macOf(n.link)
 	if d.madeHere(n.link) {
 		mac = nil // it is a network card's, which is meant where runink.ip names it
 	}
@@ -263,7 +270,7 @@ func (d *daemon) serve(ctx context.Context, n *nic) {
 			ask: &wire{nic: name, mac: n.link.Attrs().HardwareAddr, host: d.Config.Node, scale: d.Config.TimeScale},
 			log: log, carrier: n.carrier,
 			bind:  func(l *lease) error { return d.bind(n.link, l) },
-			reach: d.reach, first: time.Duration(float64(firstDoubt) * max(d.Config.TimeScale, 1)),
+			trial: trial{reach: d.reach, first: d.scaled(firstDoubt)},
 		}
 		c.run(ctx)
 	}

@@ -254,7 +254,7 @@ func startNetd(t *testing.T, cfg nodecfg.Config, owned ...string) *running {
 	go func() {
 		done <- Run(ctx, Options{
 			Config: cfg, NetFile: filepath.Join(dir, "net.json"), ResolvFile: filepath.Join(dir, "resolv.conf"),
-			StatusDir: filepath.Join(dir, "status"), CertFile: filepath.Join(dir, "cert.pem"),
+			StatusDir: filepath.Join(dir, "status"), NodeDir: filepath.Join(dir, "node"), CertFile: filepath.Join(dir, "cert.pem"),
 			Owns: func(l netlink.Link) bool { return slices.Contains(owned, l.Attrs().Name) },
 			Log:  slog.New(slog.NewTextHandler(log, nil)), Clock: &fakeClock{now: time.Now()},
 		})
@@ -330,7 +330,7 @@ func TestDHCP(t *testing.T) {
 	if got := addrsOn(t, "nic"); !slices.Equal(got, []string{"10.9.0.7/24"}) {
 		t.Errorf("addresses %v", got)
 	}
-	if got := defaultVia(t); !slices.Equal(got, []string{serverIP + " metric 100"}) {
+	if got := defaultVia(t); !slices.Equal(got, []string{fmt.Sprintf("%s metric %d", serverIP, metricDHCP+nic.Attrs().Index)}) {
 		t.Errorf("default routes %v", got)
 	}
 	resolv, err := os.ReadFile(filepath.Join(r.dir, "resolv.conf"))

@@ -3,6 +3,8 @@ package netd
 import (
 	"context"
 	"net"
+	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/insomniacslk/dhcp/dhcpv4"
@@ -25,9 +27,16 @@ const (
 )
 
 func (w *wire) options() []nclient4.ClientOpt {
-	t := time.Duration(float64(askTimeout) * max(w.scale, 1))
-	return []nclient4.ClientOpt{nclient4.WithTimeout(t), nclient4.WithRetry(askTries), nclient4.WithHWAddr(w.mac)}
+	return []nclient4.ClientOpt{nclient4.WithTimeout(w.firstTry()), nclient4.WithRetry(askTries), nclient4.WithHWAddr(w.mac)}
 }
+
+func (w *wire) firstTry() time.Duration {
+	return time.Duration(float64(askTimeout) * max(w.scale, 1))
+}
+
+// patience is the sum of the tries. SendAndRead alone does not keep to it: it begins to wait
+// anew at each packet that is not the one it waits for, as an offer that is passed over.
+func (w *wire) patience() time.Duration { return (1<<askTries - 1) * w.firstTry() }
 
 // wanted is what every request asks for.
 func (w *wire) wanted() []dhcpv4.Modifier {
@@ -54,10 +63,10 @@ func (w *wire) Discover(ctx context.Context) (*lease, error) {
 
 // Other implements asker. Who answers for a server that has another name now is not known
 // for the same.
-func (w *wire) Other(ctx context.Context, l *lease) (*lease, error) {
+func (w *wire) Other(ctx context.Context, not []netip.Addr) (*lease, error) {
 	return w.discover(ctx, func(offer *dhcpv4.DHCPv4) error {
-		if server, ok := unicast4(offer.ServerIdentifier()); ok && server == l.server {
-			return errs.E(errs.Conflict, "read DHCP offer", "it is of the same server again")
+		if server, ok := unicast4(offer.ServerIdentifier()); ok && slices.Contains(not, server) {
+			return errs.E(errs.Conflict, "read DHCP offer", "it is of %s again", server)
 		}
 		return checkOffer(offer)
 	})
@@ -75,7 +84,9 @@ func (w *wire) discover(ctx context.Context, good func(*dhcpv4.DHCPv4) error) (*
 		return nil, errs.E(errs.Internal, "make DHCP request", "%w", err)
 	}
 	var passed error
-	offer, err := c.SendAndRead(ctx, nclient4.DefaultServers, msg, func(m *dhcpv4.DHCPv4) bool {
+	bounded, cancel := context.WithTimeout(ctx, w.patience())
+	defer cancel()
+	offer, err := c.SendAndRead(bounded, nclient4.DefaultServers, msg, func(m *dhcpv4.DHCPv4) bool {
 		if m.MessageType() != dhcpv4.MessageTypeOffer {
 			return false
 		}
@@ -91,7 +102,9 @@ func (w *wire) discover(ctx context.Context, good func(*dhcpv4.DHCPv4) error) (*
 	if err != nil {
 		return nil, err
 	}
-	l, err := c.RequestFromOffer(ctx, offer, w.wanted()...)
+	bounded, cancel = context.WithTimeout(ctx, w.patience())
+	defer cancel()
+	l, err := c.RequestFromOffer(bounded, offer, w.wanted()...)
 	if err != nil {
 		return nil, err
 	}
@@ -151,7 +164,9 @@ func (w *wire) request(ctx context.Context, c *nclient4.Client, to *net.UDPAddr,
 	if only != nil {
 		heard = nclient4.IsAll(heard, nclient4.IsCorrectServer(only))
 	}
-	answer, err := c.SendAndRead(ctx, to, msg, heard)
+	bounded, cancel := context.WithTimeout(ctx, w.patience())
+	defer cancel()
+	answer, err := c.SendAndRead(bounded, to, msg, heard)
 	if err != nil {
 		return nil, err
 	}
