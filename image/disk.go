@@ -57,7 +57,7 @@ func BuildDisk(ctx context.Context, o MediaOptions) (err error) {
 			Version: c.manifest.Version, Files: c.files,
 			Sector: grub[nodedisk.SectorFile], Core: grub[nodedisk.CoreFile], Program: grub[nodedisk.ProgramFile],
 		},
-		Cmdline: c.cmdline, Cluster: cfg.Cluster, Node: cfg.Node, TempDir: c.workspace,
+		Cmdline: c.cmdline, Cluster: cfg.Cluster, Node: cfg.Node, CA: cfg.CA, TempDir: c.workspace,
 	}))
 }
 

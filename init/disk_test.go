@@ -2,6 +2,7 @@ package pid1
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -312,16 +313,40 @@ func TestStateFolders(t *testing.T) {
 }
 
 // A worker without a disk joins anew at each boot; a control node would lose the cluster, and
-// is told what to say.
+// is told what to say. Who asks for memory gets it, and who names a disk waits for that one.
 func TestStateInMemoryUnasked(t *testing.T) {
-	missing := errs.E(errs.NotFound, "find the disk of runink.state", "serial:runink-state: %w", errNoDisk).WithField("runink.state")
-	for role, refused := range map[nodecfg.Role]bool{nodecfg.RoleWorker: false, nodecfg.RoleControl: true, nodecfg.RoleControlWorker: true} {
-		err := mayForget(role, missing)
-		if (err != nil) != refused {
-			t.Errorf("%s: %v", role, err)
-		}
-		if refused && (!errors.Is(err, errNoDisk) || !strings.Contains(err.Error(), "runink.state") || !strings.Contains(errs.HintOf(err), "runink.install=")) {
-			t.Errorf("%s: %v (%s)", role, err, errs.HintOf(err))
-		}
+	missing := errs.E(errs.NotFound, "find the disk of runink.state", "serial:runink-state: %w", errNoDisk).WithField("runink.state").WithHint("hint of the wait")
+	none := func(context.Context, string, string, bool) (disk, error) { return disk{}, missing }
+	vda := func(context.Context, string, string, bool) (disk, error) { return disk{name: "vda"}, nil }
+	const unasked = "no disk has serial runink-state"
+	for _, tt := range []struct {
+		name    string
+		role    nodecfg.Role
+		state   string
+		wait    func(context.Context, string, string, bool) (disk, error)
+		disk    string
+		memory  string
+		refused string // what the hint holds
+	}{
+		{"a worker without a disk", nodecfg.RoleWorker, "", none, "", unasked, ""},
+		{"a control node without a disk", nodecfg.RoleControl, "", none, "", "", "runink.install="},
+		{"a control node that works, without a disk", nodecfg.RoleControlWorker, "", none, "", "", "runink.install="},
+		{"a control node with the default disk", nodecfg.RoleControl, "", vda, "vda", "", ""},
+		{"a control node that asks for memory", nodecfg.RoleControl, "none", vda, "", "runink.state=none", ""},
+		{"a worker whose disk is not there", nodecfg.RoleWorker, "serial:S1", none, "", "", "hint of the wait"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m := &machine{cfg: nodecfg.Config{Role: tt.role, State: tt.state}}
+			d, memory, err := m.chooseState(t.Context(), tt.wait)
+			if tt.refused == "" {
+				if err != nil || d.name != tt.disk || memory != tt.memory {
+					t.Errorf("got %q, %q, %v", d.name, memory, err)
+				}
+				return
+			}
+			if !errors.Is(err, errNoDisk) || !strings.Contains(err.Error(), "runink.state") || !strings.Contains(errs.HintOf(err), tt.refused) {
+				t.Errorf("%v (%s)", err, errs.HintOf(err))
+			}
+		})
 	}
 }

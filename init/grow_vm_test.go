@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/uuid"
 	"golang.org/x/sys/unix"
 
 	"github.com/runink/runink/internal/errs"
@@ -154,8 +155,9 @@ func TestVMStateIsJudgedBeforeItGrows(t *testing.T) {
 	check(t, unix.Unmount(at, 0))
 }
 
-// A machine that is told to install itself, and has been, with an older image, goes on with
-// the state on its disk: it needs nothing to install from, and writes nothing there.
+// A machine that is told to install itself, and has been, with this image or an older one, goes
+// on with the state on its disk: it needs nothing to install from, and writes nothing there. It
+// says by which word the state would be wiped.
 func TestVMInstalledDiskStays(t *testing.T) {
 	disks, err := listDisks("/sys/block")
 	check(t, err)
@@ -166,9 +168,13 @@ func TestVMInstalledDiskStays(t *testing.T) {
 	_, err = dev.WriteAt(make([]byte, 1<<20), nodedisk.StateStart*nodedisk.Sector) // an earlier test's state
 	check(t, err)
 	_, err = nodedisk.Write(dev, 340<<20, nodedisk.Options{
-		Boot: smallBoot(), Cluster: "c1", Node: "n7", TempDir: t.TempDir(), Wipe: "serial:scratch", Names: []string{"serial:scratch"},
+		Boot: smallBoot(), Cluster: "c1", Node: "n7", CA: "sha256:1", TempDir: t.TempDir(), Wipe: "serial:scratch", Names: []string{"serial:scratch"},
 	})
 	check(t, err)
+	state := uuid.New()
+	_, err = dev.WriteAt(nodedisk.Label(nodedisk.StateMade, state), (nodedisk.StateStart+1)*nodedisk.Sector)
+	check(t, err)
+	check(t, dev.Sync())
 	head := func() []byte {
 		t.Helper()
 		b := make([]byte, nodedisk.StateStart*nodedisk.Sector)
@@ -181,15 +187,20 @@ func TestVMInstalledDiskStays(t *testing.T) {
 	check(t, dev.Close())
 	check(t, os.MkdirAll(filepath.Dir(nodecfg.ConfigFile), 0o755))
 	defer os.Remove(nodecfg.ConfigFile)
-	var log bytes.Buffer
-	m := &machine{
-		log:   slog.New(slog.NewTextHandler(&log, nil)),
-		image: nodecfg.ImageInfo{Version: "v2"},
-		cfg:   nodecfg.Config{Cluster: "c1", Node: "n7", Role: nodecfg.RoleWorker, Install: "serial:scratch"},
-	}
-	check(t, m.install(t.Context()))
-	if m.cfg.State != "part:"+nodecfg.StatePartition || !strings.Contains(log.String(), "installed already, with another image") {
-		t.Errorf("its state is on %q, and it said %s", m.cfg.State, log.String())
+	for version, says := range map[string]string{"v1": "installed already: ", "v2": "installed already, with another image: "} {
+		var log bytes.Buffer
+		m := &machine{
+			log:   slog.New(slog.NewTextHandler(&log, nil)),
+			image: nodecfg.ImageInfo{Version: version},
+			cfg: nodecfg.Config{
+				Cluster: "c1", Node: "n7", CA: "sha256:1", Role: nodecfg.RoleWorker,
+				Install: "serial:scratch", Wipe: "serial:scratch", // which wiped the disk once
+			},
+		}
+		check(t, m.install(t.Context()))
+		if m.cfg.State != "part:"+nodecfg.StatePartition || !strings.Contains(log.String(), says) || !strings.Contains(log.String(), "wiped_by=state:"+state.String()) {
+			t.Errorf("%s: its state is on %q, and it said %s", version, m.cfg.State, log.String())
+		}
 	}
 	dev, _, err = openWhole(d.path())
 	check(t, err)

@@ -25,8 +25,8 @@ import (
 // state is mounted: the node gets its identity once, on the disk, so no key is copied, no
 // replica is there twice, and the token is used now and is on no disk.
 //
-// A disk that was installed for this node is left as it is, and nothing is looked for to
-// install from: a machine that boots from the medium or the network again is the same node.
+// A disk that was installed for this node is left as it is, unless it is to be wiped with the
+// state on it, and nothing is looked for to install from: a machine that boots from the medium or the network again is the same node.
 // If its image is another one than runs, that stays so: the disk goes on booting what it
 // has, and no boot changes that by itself.
 func (m *machine) install(ctx context.Context) error {
@@ -42,7 +42,7 @@ func (m *machine) install(ctx context.Context) error {
 		return errs.E(errs.Invalid, op, "%s is a partition", d.path()).WithField("runink.install").WithHint("name the whole disk")
 	}
 	o := nodedisk.Options{
-		Boot: nodedisk.Boot{Version: m.image.Version}, Cluster: m.cfg.Cluster, Node: m.cfg.Node, TempDir: nodecfg.RunDir,
+		Boot: nodedisk.Boot{Version: m.image.Version}, Cluster: m.cfg.Cluster, Node: m.cfg.Node, CA: m.cfg.CA, TempDir: nodecfg.RunDir,
 		Wipe: m.cfg.Wipe, Names: wipeNames(d),
 	}
 	kept, err := m.keepBootDisk(d, o)
@@ -69,14 +69,19 @@ func (m *machine) keepBootDisk(d disk, o nodedisk.Options) (kept bool, err error
 	}
 	defer func() { err = errors.Join(err, dev.Close()) }()
 	node, err := nodedisk.FindNode(dev, size, o)
-	switch {
-	case err != nil:
+	if err != nil {
 		return false, errs.Wrap("install on "+d.path(), err)
+	}
+	log := m.log.With("disk", d.path())
+	if node.Word != "" {
+		log = log.With("wiped_by", node.Word)
+	}
+	switch {
 	case node.Same:
-		m.log.Info("installed already: the disk is left as it is", "disk", d.path())
+		log.Info("installed already: the disk is left as it is")
 	case node.Stays:
-		m.log.Warn("installed already, with another image: the disk is left as it is, and this boot runs the image that it booted",
-			"disk", d.path(), "running", m.image.Version, "wiped_by", node.Word)
+		log.Warn("installed already, with another image: the disk is left as it is, and this boot runs the image that it booted",
+			"running", m.image.Version)
 	}
 	return node.Stays, nil
 }

@@ -34,19 +34,12 @@ const (
 // refused untouched.
 func (m *machine) mountState(ctx context.Context) error {
 	const op = "mount the state disk"
-	want, explicit := wantedState(m.cfg.State)
-	if want == "none" {
-		return m.mountMemory("runink.state=none")
-	}
-	d, err := m.waitForDisk(ctx, "runink.state", want, explicit)
-	if errors.Is(err, errNoDisk) && !explicit {
-		if err := mayForget(m.cfg.Role, err); err != nil {
-			return err
-		}
-		return m.mountMemory("no disk has serial " + nodecfg.DefaultStateSerial)
-	}
+	d, memory, err := m.chooseState(ctx, m.waitForDisk)
 	if err != nil {
 		return err
+	}
+	if memory != "" {
+		return m.mountMemory(memory)
 	}
 	if err := m.prepareState(d); err != nil {
 		return err
@@ -58,6 +51,20 @@ func (m *machine) mountState(ctx context.Context) error {
 	m.state = d.path()
 	m.growState(d.path(), nodecfg.StateDir)
 	return stateFolders(nodecfg.StateDir, nodecfg.NodeDir, nodecfg.GenerationFile)
+}
+
+// chooseState finds the disk of the node's state; or memory says why it is kept in memory.
+// wait waits for a disk, as waitForDisk does.
+func (m *machine) chooseState(ctx context.Context, wait func(ctx context.Context, field, want string, explicit bool) (disk, error)) (d disk, memory string, err error) {
+	want, explicit := wantedState(m.cfg.State)
+	if want == "none" {
+		return disk{}, "runink.state=none", nil
+	}
+	d, err = wait(ctx, "runink.state", want, explicit)
+	if errors.Is(err, errNoDisk) && !explicit {
+		return disk{}, "no disk has serial " + nodecfg.DefaultStateSerial, mayForget(m.cfg.Role, err)
+	}
+	return d, "", err
 }
 
 // mayForget refuses state in memory, which nobody asked for, to a control node; missing says

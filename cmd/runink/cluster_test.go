@@ -125,8 +125,8 @@ func TestOperatorsDay(t *testing.T) {
 	}
 
 	// A machine is told where to install itself, with the rest of what it needs.
-	w, err := nodecfg.Parse(strings.TrimSpace(ok(t, "", "install", "w9", "--disk", "/dev/sda", "--wipe", "serial:S1", "-q")))
-	if err != nil || w.Node != "w9" || w.Token == "" || w.Install != "path:/dev/sda" || w.Wipe != "serial:S1" {
+	w, err := nodecfg.Parse(strings.TrimSpace(ok(t, "", "install", "w9", "--disk", "/dev/sda", "--wipe", "state:0b5b6e0f-6a4c-4c5f-9d0e-000000000001", "-q")))
+	if err != nil || w.Node != "w9" || w.Token == "" || w.Install != "path:/dev/sda" || w.Wipe != "state:0b5b6e0f-6a4c-4c5f-9d0e-000000000001" {
 		t.Errorf("install: %+v, %v", w, err)
 	}
 	w, err = nodecfg.Parse(strings.TrimSpace(ok(t, "", "install", "n2", "--disk", "/dev/sda", "--role", "control+worker", "-q")))

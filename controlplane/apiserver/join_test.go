@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -149,6 +150,39 @@ func TestWipedNodeFoundsNothing(t *testing.T) {
 	}
 	c.start(n1)
 	c.waitVoters(3)
+}
+
+// TestDiskOfAnEarlierCluster: a disk with the state of another cluster of the same name is no
+// identity in this one, for a joining machine and for a server, and nothing on it changes.
+func TestDiskOfAnEarlierCluster(t *testing.T) {
+	c := newTestCluster(t)
+	n1 := c.node("n1", nil, "")
+	earlier, err := pki.NewRoot("test", time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := n1.nodeDir()
+	if err := errors.Join(d.SaveChain(earlier.Chain), d.SaveMember(pki.Member{Cluster: "test", Node: "n1"})); err != nil {
+		t.Fatal(err)
+	}
+	for name, start := range map[string]func() error{
+		"join": func() error { _, err := apiclient.Join(c.ctx(), n1.joinOptions()); return err },
+		"server": func() error {
+			return Run(c.ctx(), Options{Config: n1.cfg, NodeDir: d, Listen: n1.addr, Ready: func(net.Addr) { t.Error("it listens") }})
+		},
+	} {
+		err := start()
+		if !errors.Is(err, errs.Conflict) || !strings.Contains(err.Error(), "not "+n1.cfg.CA) || errs.HintOf(err) == "" {
+			t.Errorf("%s: %v (hint %q)", name, err, errs.HintOf(err))
+		}
+	}
+	if root, err := d.Root(); err != nil || !root.Equal(earlier.Cert()) {
+		t.Errorf("the root on the disk is another one, %v", err)
+	}
+	n1.cfg.CA = pki.CertFingerprint(earlier.Cert())
+	if _, err := apiclient.Join(c.ctx(), n1.joinOptions()); err != nil {
+		t.Errorf("the cluster that the disk is of: %v", err)
+	}
 }
 
 func TestJoinRefusals(t *testing.T) {

@@ -61,7 +61,7 @@ type Options struct {
 // Run runs a control-plane replica until ctx ends or it cannot go on. A node that was never
 // admitted and has no token waits for its operator's bootstrap first.
 //
-// Errors: Conflict if the node has to join first; Unavailable if a port cannot be opened;
+// Errors: Conflict if the node has to join first, or the folder is another node's or cluster's; Unavailable if a port cannot be opened;
 // others as Barn and the node's folder give them.
 func Run(ctx context.Context, o Options) (err error) {
 	const op = "run server"
@@ -77,18 +77,14 @@ func Run(ctx context.Context, o Options) (err error) {
 	if !o.Config.Role.Control() {
 		return errs.E(errs.Invalid, op, "node %s has role %s", o.Config.Node, o.Config.Role).WithField("role").WithHint("only control nodes run a server")
 	}
-	m, err := o.NodeDir.Member()
+	m, err := o.NodeDir.MemberOf(o.Config.Cluster, o.Config.Node, o.Config.CA)
 	switch {
 	case err == nil:
-		if m.Node != o.Config.Node || m.Cluster != o.Config.Cluster {
-			return errs.E(errs.Conflict, op, "this disk belongs to node %s of cluster %s, not to node %s of cluster %s",
-				m.Node, m.Cluster, o.Config.Node, o.Config.Cluster).WithHint("attach the right disk, or an empty one")
-		}
 	case errors.Is(err, errs.NotFound) && o.Config.First():
 	case errors.Is(err, errs.NotFound):
 		return errs.E(errs.Conflict, op, "node %s has not joined yet", o.Config.Node).WithHint("run `runink join` first")
 	default:
-		return err
+		return errs.Wrap(op, err)
 	}
 
 	ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Listen)

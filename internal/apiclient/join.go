@@ -49,19 +49,15 @@ var ErrAwaitsBootstrap = errors.New("this node waits for `runink cluster bootstr
 // right: the time comes from a server that has proved to be of this cluster.
 //
 // Errors: Unauthenticated (wrong pin), Denied (the token, with the reason), Conflict (the
-// disk belongs to another node), ErrAwaitsBootstrap, Unavailable (nobody answers).
+// disk belongs to another node or cluster), ErrAwaitsBootstrap, Unavailable (nobody answers).
 func Join(ctx context.Context, o JoinOptions) (pki.Member, error) {
 	const op = "join"
-	m, err := o.NodeDir.Member()
+	m, err := o.NodeDir.MemberOf(o.Config.Cluster, o.Config.Node, o.Config.CA)
 	switch {
 	case err == nil:
-		if m.Node != o.Config.Node || m.Cluster != o.Config.Cluster {
-			return m, errs.E(errs.Conflict, op, "this disk belongs to node %s of cluster %s, not to node %s of cluster %s",
-				m.Node, m.Cluster, o.Config.Node, o.Config.Cluster).WithHint("attach the right disk, or an empty one; on an ordinary host, `runink leave --purge` first")
-		}
 		return m, o.refresh(ctx)
 	case !errors.Is(err, errs.NotFound):
-		return m, err
+		return m, errs.Wrap(op, err)
 	case o.Config.First():
 		return m, ErrAwaitsBootstrap
 	case o.Config.Token == "":

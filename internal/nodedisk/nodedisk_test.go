@@ -58,7 +58,7 @@ func options(t testing.TB, version, node string) Options {
 	t.Helper()
 	b, err := ReadBoot(medium(version), version)
 	check(t, err)
-	return Options{Boot: b, Cmdline: "quiet runink.node=" + node, Cluster: "c1", Node: node, TempDir: t.TempDir()}
+	return Options{Boot: b, Cmdline: "quiet runink.node=" + node, Cluster: "c1", Node: node, CA: "sha256:1", TempDir: t.TempDir()}
 }
 
 const diskSize = 512<<20 + 3*Sector // disks end where they like
@@ -203,6 +203,17 @@ func installed(version, node string, id uuid.UUID) func(*testing.T, *os.File) {
 	}
 }
 
+// ofRoot puts node n1's disk there, with state, of a cluster of the same name with another root.
+func ofRoot(pin, version string, id uuid.UUID) func(*testing.T, *os.File) {
+	return func(t *testing.T, f *os.File) {
+		t.Helper()
+		o := options(t, version, "n1")
+		o.CA = pin
+		install(t, f, diskSize, o)
+		on((StateStart+1)*Sector, Label(StateMade, id))(t, f)
+	}
+}
+
 // Disks with something on them are refused, and stay as they are; the refusal says what is
 // on them, and the word that wipes them does.
 func TestDisksThatAreNotEmpty(t *testing.T) {
@@ -223,7 +234,8 @@ func TestDisksThatAreNotEmpty(t *testing.T) {
 		{"a RAID's end", on(diskSize-4096, []byte("superblock")), "bytes that are not zero", "serial:S1"},
 		{"a state disk", on(Sector, Label(StateMade, state)), "the state of a node", "state:" + state.String()},
 		{"another image", installed("v0", "n1", uuid.Nil), "Runink for this node, with another image and no state yet", "serial:S1"},
-		{"another node's state", installed("v1", "n2", state), "Runink for another node and the state of a node", "state:" + state.String()},
+		{"another node's state", installed("v1", "n2", state), "Runink for another node or cluster and the state of a node", "state:" + state.String()},
+		{"the state of a cluster that had the name before", ofRoot("sha256:2", "v1", state), "Runink for another node or cluster and the state of a node", "state:" + state.String()},
 		{"this node's state, with another image", installed("v0", "n1", state), "Runink for this node, with another image and the state of a node", "state:" + state.String()},
 		{"state, and a torn table", func(t *testing.T, f *os.File) {
 			t.Helper()
@@ -242,7 +254,7 @@ func TestDisksThatAreNotEmpty(t *testing.T) {
 			}
 			for _, o.Wipe = range wrong {
 				_, err := Write(f, diskSize, o)
-				if !errors.Is(err, errs.Conflict) || !strings.Contains(err.Error(), "there is "+tt.says) || !strings.HasSuffix(errs.HintOf(err), tt.word) {
+				if !errors.Is(err, errs.Conflict) || !strings.Contains(err.Error(), ": it holds "+tt.says) || !strings.HasSuffix(errs.HintOf(err), " runink.wipe="+tt.word) {
 					t.Errorf("wipe %q: %v (hint %q), want %q and %s", o.Wipe, err, errs.HintOf(err), tt.says, tt.word)
 				}
 			}
@@ -279,10 +291,35 @@ func TestDisksThatAreNotEmpty(t *testing.T) {
 	})
 }
 
+// A disk that is as it should be is written anew by the word of the state on it, once, and by
+// no other.
+func TestWipeInstalled(t *testing.T) {
+	state := uuid.MustParse("0b5b6e0f-6a4c-4c5f-9d0e-000000000001")
+	f, o := newDisk(t, diskSize), options(t, "v1", "n1")
+	o.Names = []string{"serial:S1"}
+	installed("v1", "n1", state)(t, f)
+	before := digest(t, f)
+	for _, o.Wipe = range []string{"", "serial:S1", stateWord(uuid.New())} {
+		if written, err := Write(f, diskSize, o); written || err != nil || digest(t, f) != before {
+			t.Fatalf("by %q: written %v, %v", o.Wipe, written, err)
+		}
+	}
+	o.Wipe = stateWord(state)
+	install(t, f, diskSize, o)
+	if s, what, id, err := Inspect(f, diskSize, o); s != Installed || id != uuid.Nil || err != nil {
+		t.Errorf("wiped, it is %v (%s) with state %s, %v", s, what, id, err)
+	}
+	on((StateStart+1)*Sector, Label(StateMade, uuid.New()))(t, f)
+	if written, err := Write(f, diskSize, o); written || err != nil {
+		t.Errorf("the same word again: written %v, %v", written, err)
+	}
+}
+
 // A disk that is the node's already is known, with whatever image, and stays unless it is
 // named to be wiped.
 func TestFindNode(t *testing.T) {
 	state := uuid.MustParse("0b5b6e0f-6a4c-4c5f-9d0e-000000000001")
+	word := "state:" + state.String()
 	unknown := func(t *testing.T, f *os.File) { // a disk image that nobody's words are on
 		t.Helper()
 		o := options(t, "v0", "")
@@ -295,11 +332,18 @@ func TestFindNode(t *testing.T) {
 		wipe string
 		want Node
 	}{
-		{"with this image", installed("v1", "n1", state), "", Node{true, true, ""}},
-		{"with this image, and a word that wiped it once", installed("v1", "n1", state), "serial:S1", Node{true, true, ""}},
-		{"with another", installed("v0", "n1", state), "", Node{true, false, "state:" + state.String()}},
-		{"with another, and a word that wiped it once", installed("v0", "n1", state), "serial:S1", Node{true, false, "state:" + state.String()}},
-		{"with another, to be wiped", installed("v0", "n1", state), "state:" + state.String(), Node{}},
+		{"with this image", installed("v1", "n1", state), "", Node{true, true, word}},
+		{"with this image, and a word that wiped it once", installed("v1", "n1", state), "serial:S1", Node{true, true, word}},
+		{"with this image, and the word of a state that was wiped", installed("v1", "n1", state), stateWord(uuid.New()), Node{true, true, word}},
+		{"with this image, to be wiped", installed("v1", "n1", state), word, Node{}},
+		{"with this image and no state", installed("v1", "n1", uuid.Nil), "", Node{true, true, ""}},
+		{"with this image and no state, and a word that wiped it once", installed("v1", "n1", uuid.Nil), "serial:S1", Node{true, true, ""}},
+		{"with this image and no state, and the word of none", installed("v1", "n1", uuid.Nil), stateWord(uuid.Nil), Node{true, true, ""}},
+		{"with this image, of another root", ofRoot("sha256:2", "v1", state), "", Node{}},
+		{"with another, of another root", ofRoot("sha256:2", "v0", state), "", Node{}},
+		{"with another", installed("v0", "n1", state), "", Node{true, false, word}},
+		{"with another, and a word that wiped it once", installed("v0", "n1", state), "serial:S1", Node{true, false, word}},
+		{"with another, to be wiped", installed("v0", "n1", state), word, Node{}},
 		{"with another and no state, to be wiped", installed("v0", "n1", uuid.Nil), "serial:S1", Node{}},
 		{"with another and no state", installed("v0", "n1", uuid.Nil), "", Node{true, false, "serial:S1"}},
 		{"another node's", installed("v1", "n2", state), "", Node{}},
@@ -311,7 +355,7 @@ func TestFindNode(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newDisk(t, diskSize)
 			tt.put(t, f)
-			o := Options{Boot: Boot{Version: "v1"}, Cluster: "c1", Node: "n1", Wipe: tt.wipe, Names: []string{"serial:S1"}}
+			o := Options{Boot: Boot{Version: "v1"}, Cluster: "c1", Node: "n1", CA: "sha256:1", Wipe: tt.wipe, Names: []string{"serial:S1"}}
 			before := digest(t, f)
 			if got, err := FindNode(f, diskSize, o); err != nil || got != tt.want {
 				t.Errorf("got %+v, %v, want %+v", got, err, tt.want)

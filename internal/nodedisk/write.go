@@ -21,12 +21,14 @@ type Options struct {
 	Cmdline string // of the kernel
 	Cluster string // whose node it will be, as far as that is known: two disks with the
 	Node    string // same image and the same node have the same identity
+	CA      string // the pin of the cluster's root: a cluster's name may be used again
 	TempDir string // room for the file system of firmware and GRUB, in memory on a node
 
 	// Wipe names a disk that is not empty and is to be written all the same: one of Names,
 	// which are the disk's own (serial number, WWN), or, where a node's state is on it, the
 	// word that the refusal ends with. No word fits two disks with state, or the same one
-	// after it was wiped: what is left over in a command line wipes nothing.
+	// after it was wiped: what is left over in a command line wipes nothing. With this image
+	// and for this node, only the word of its state wipes a disk.
 	Wipe  string
 	Names []string
 }
@@ -46,23 +48,27 @@ const (
 // identity is the GUID of the disk's table. Nothing is drawn at random, so that the same
 // options give the same bytes.
 func (o Options) identity(what string) uuid.UUID {
-	return uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "%s %s %s %s", o.Boot.Version, o.Cluster, o.Node, what))
+	return uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "%s %s %s %s %s", o.Boot.Version, o.Cluster, o.Node, o.CA, what))
 }
 
 // owner is the GUID of the state partition. It is the same whatever the image, so that a node
-// knows its disk when it boots another one than is on it.
+// knows its disk when it boots another one than is on it; and another one for a cluster with
+// another root, for that is another cluster, whatever it is called.
 func (o Options) owner() uuid.UUID {
-	if o.Cluster == "" || o.Node == "" {
+	if o.Cluster == "" || o.Node == "" || o.CA == "" {
 		return o.identity(nodecfg.StatePartition) // nobody's in particular
 	}
-	return uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "%s %s %s", o.Cluster, o.Node, nodecfg.StatePartition))
+	return uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "%s %s %s %s", o.Cluster, o.Node, o.CA, nodecfg.StatePartition))
 }
+
+// wipeKey is in front of a word that wipes, where a machine is told.
+const wipeKey = nodecfg.Prefix + "wipe="
 
 // stateWord is what wipes a disk with the state that has this UUID.
 func stateWord(id uuid.UUID) string { return "state:" + id.String() }
 
-// Inspect says what is on a disk of size bytes. Of a foreign or outdated one, what is for
-// people, and state is the UUID of the node's state on it, if there is any.
+// Inspect says what is on a disk of size bytes. Of one that is not empty, what is for people,
+// and state is the UUID of the node's state on it, if there is any.
 func Inspect(dev io.ReaderAt, size int64, o Options) (s State, what string, state uuid.UUID, err error) {
 	const op = "look at the disk"
 	head, tail := make([]byte, edge), make([]byte, edge)
@@ -103,16 +109,17 @@ func Inspect(dev io.ReaderAt, size int64, o Options) (s State, what string, stat
 	if at < 0 {
 		return Foreign, "a GPT partition table", state, nil
 	}
-	if t.disk == o.identity("disk") {
-		return Installed, "", state, nil
-	}
 	p, _ := t.get(at)
 	if _, err := dev.ReadAt(sector, int64(p.first+1)*Sector); err != nil {
 		return Foreign, "", state, errs.E(errs.Internal, op, "%w", err)
 	}
-	s, what = Foreign, "Runink for another node"
-	if p.id == o.owner() {
+	switch {
+	case t.disk == o.identity("disk"):
+		s, what = Installed, "Runink for this node, with this image"
+	case p.id == o.owner():
 		s, what = Outdated, "Runink for this node, with another image"
+	default:
+		s, what = Foreign, "Runink for another node or cluster"
 	}
 	if id, ok := stateOf(sector); ok {
 		return s, what + " and the state of a node", id, nil
@@ -124,7 +131,7 @@ func Inspect(dev io.ReaderAt, size int64, o Options) (s State, what string, stat
 type Node struct {
 	Stays bool   // it is this node's, and is not to be wiped
 	Same  bool   // with the same image
-	Word  string // the word that wipes it, if it is with another one; empty: it has none
+	Word  string // the word that wipes it; empty: it has none
 }
 
 // FindNode says whether a disk of size bytes is this node's already: with the image of o, or
@@ -134,25 +141,28 @@ func FindNode(dev io.ReaderAt, size int64, o Options) (Node, error) {
 		return Node{}, nil
 	}
 	s, _, state, err := Inspect(dev, size, o)
-	if err != nil {
+	if err != nil || s != Installed && s != Outdated {
 		return Node{}, err
 	}
-	switch names := o.wipedBy(state); {
-	case s == Installed:
-		return Node{Stays: true, Same: true}, nil
-	case s != Outdated || slices.Contains(names, o.Wipe):
+	names := o.wipedBy(s, state)
+	if slices.Contains(names, o.Wipe) {
 		return Node{}, nil
-	case len(names) == 0:
-		return Node{Stays: true}, nil
-	default:
-		return Node{Stays: true, Word: names[0]}, nil
 	}
+	n := Node{Stays: true, Same: s == Installed}
+	if len(names) > 0 {
+		n.Word = names[0]
+	}
+	return n, nil
 }
 
-// wipedBy are the words that wipe a disk which is not empty, with the state that is on it.
-func (o Options) wipedBy(state uuid.UUID) []string {
-	if state != uuid.Nil {
+// wipedBy are the words that wipe a disk which is not empty, with the state that is on it. One
+// that is installed as it should be and has no state yet is not worth wiping.
+func (o Options) wipedBy(s State, state uuid.UUID) []string {
+	switch {
+	case state != uuid.Nil:
 		return []string{stateWord(state)}
+	case s == Installed:
+		return nil
 	}
 	return o.Names
 }
@@ -172,24 +182,24 @@ func allowed(s State, what string, state uuid.UUID, o Options) error {
 	if s != Foreign && s != Outdated {
 		return nil
 	}
-	names := o.wipedBy(state)
+	names := o.wipedBy(s, state)
 	if slices.Contains(names, o.Wipe) {
 		return nil
 	}
-	err := errs.E(errs.Conflict, op, "it is not empty: there is %s; nothing was written", what)
+	err := errs.E(errs.Conflict, op, "it is not empty: it holds %s; nothing was written", what)
 	switch {
 	case len(names) == 0:
 		return err.WithHint("it has no name to wipe it by: zero its first and last MiB if nothing on it is needed, or choose another")
 	case o.Wipe != "":
-		return errs.E(errs.Conflict, op, "it is not empty: there is %s; and %q is not the word that wipes it; nothing was written", what, o.Wipe).
-			WithHint("if nothing on it is needed, the word is %s", names[0])
+		return errs.E(errs.Conflict, op, "it is not empty: it holds %s; and %q is not the word that wipes it; nothing was written", what, o.Wipe).
+			WithHint("if nothing on it is needed, the word is %s", wipeKey+names[0])
 	}
-	return err.WithHint("choose another; or, if nothing on it is needed, wipe it by the word %s", names[0])
+	return err.WithHint("choose another; or, if nothing on it is needed, wipe it by the word %s", wipeKey+names[0])
 }
 
 // Write makes a disk of size bytes one that boots, with an empty state partition on the
-// rest of it. It returns false if the disk was that already, and then wrote nothing: what
-// is in its menu stays.
+// rest of it. It returns false if the disk was that already and is not to be wiped, and then
+// wrote nothing: what is in its menu stays.
 //
 // Its first sector is a label that it is being made from before the first byte to after the
 // last one, which is read back from the medium: until it is a boot sector, no firmware takes
@@ -206,7 +216,7 @@ func Write(dev Disk, size int64, o Options) (written bool, err error) {
 		return false, err
 	}
 	s, what, state, err := Inspect(dev, size, o)
-	if err != nil || s == Installed {
+	if err != nil || s == Installed && !slices.Contains(o.wipedBy(s, state), o.Wipe) {
 		return false, err
 	}
 	if err := allowed(s, what, state, o); err != nil {

@@ -116,6 +116,36 @@ func (d NodeDir) Member() (Member, error) {
 	return m, nil
 }
 
+// MemberOf loads member.json for a node that was told who it is, and sees that this is that
+// node's folder: of its name, and of the cluster with the root whose fingerprint is pin. The
+// name of a cluster says little, for another one may be founded under it.
+//
+// Errors: NotFound before the node is admitted, Conflict for another node's folder, Corrupt.
+func (d NodeDir) MemberOf(cluster, node, pin string) (Member, error) {
+	const op = "read membership"
+	const hint = "attach the right disk, or an empty one; on an ordinary host, `runink leave --purge` first"
+	m, err := d.Member()
+	if err != nil {
+		return m, err
+	}
+	if m.Node != node || m.Cluster != cluster {
+		return m, errs.E(errs.Conflict, op, "this disk belongs to node %s of cluster %s, not to node %s of cluster %s",
+			m.Node, m.Cluster, node, cluster).WithHint(hint)
+	}
+	root, err := d.Root()
+	if errors.Is(err, errs.NotFound) {
+		return m, errs.E(errs.Corrupt, op, "%s is not there, and the node was admitted", d.Path("ca.pem")).WithHint(hint)
+	}
+	if err != nil {
+		return m, err
+	}
+	if have := CertFingerprint(root); have != pin {
+		return m, errs.E(errs.Conflict, op, "this disk belongs to another cluster %s: its root is %s, not %s", m.Cluster, have, pin).
+			WithField("runink.ca").WithHint("if runink.ca is what `runink cluster init` printed: %s", hint)
+	}
+	return m, nil
+}
+
 // SaveMember replaces member.json. Its presence is what says "admitted", so it is written
 // last, after key, certificate and root.
 func (d NodeDir) SaveMember(m Member) error {

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -287,11 +288,34 @@ func TestNodeDir(t *testing.T) {
 	if c := must[*tls.Certificate](t)(d.TLSCertificate()); len(c.Certificate) != 3 {
 		t.Errorf("%d certificates", len(c.Certificate))
 	}
-	if err := d.SaveMember(Member{Node: "n1", Prefix: "fd00::/64"}); err != nil {
+	pin := CertFingerprint(h.root.Cert())
+	if _, err := d.MemberOf("c1", "n1", pin); !errors.Is(err, errs.NotFound) {
+		t.Fatalf("before it is a member: %v", err)
+	}
+	if err := d.SaveMember(Member{Cluster: "c1", Node: "n1", Prefix: "fd00::/64"}); err != nil {
 		t.Fatal(err)
 	}
 	if m := must[Member](t)(d.Member()); m.Node != "n1" {
 		t.Errorf("member %+v", m)
+	}
+	if m := must[Member](t)(d.MemberOf("c1", "n1", pin)); m.Node != "n1" {
+		t.Errorf("member %+v", m)
+	}
+	other := "sha256:" + strings.Repeat("0", 64)
+	for _, tt := range []struct{ name, cluster, node, pin, says string }{
+		{"another node's", "c1", "n2", pin, "belongs to node n1 of cluster c1, not to node n2 of cluster c1"},
+		{"another cluster's", "c2", "n1", pin, "belongs to node n1 of cluster c1, not to node n1 of cluster c2"},
+		{"of an earlier cluster of that name", "c1", "n1", other, "its root is " + pin + ", not " + other},
+	} {
+		if _, err := d.MemberOf(tt.cluster, tt.node, tt.pin); !errors.Is(err, errs.Conflict) || !strings.Contains(err.Error(), tt.says) || !strings.Contains(errs.HintOf(err), "attach the right disk") {
+			t.Errorf("%s: %v (hint %q)", tt.name, err, errs.HintOf(err))
+		}
+	}
+	if err := os.Remove(d.Path("ca.pem")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.MemberOf("c1", "n1", pin); !errors.Is(err, errs.Corrupt) || errors.Is(err, errs.NotFound) || errs.HintOf(err) == "" {
+		t.Errorf("a member without the root: %v", err)
 	}
 	if err := os.WriteFile(d.Path("member.json"), []byte("{"), 0o600); err != nil {
 		t.Fatal(err)

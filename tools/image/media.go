@@ -23,7 +23,7 @@ var media = map[string]struct {
 }{
 	"iso":     {"a hybrid ISO: boots as CD and as disk, by BIOS and by UEFI", "build/runink.iso", "iso $(runink token create -q --node n7 --role worker)", image.BuildISO},
 	"disk":    {"the image of a whole disk: boots by BIOS and by UEFI, with a partition for the node's state", "build/runink-disk.img", "disk -state-size 65536", image.BuildDisk},
-	"archive": {"what a machine that boots over the network installs from: an archive to load behind the initramfs", "build/metal/install.cpio", "archive", image.BuildInstallArchive},
+	"archive": {"what a machine that boots over the network installs from: an archive to load behind the initramfs of the same build, so it is made again with every build", "build/metal/install.cpio", "archive", image.BuildInstallArchive},
 	"config":  {"a config disk, for a machine whose command line does not say who it is", "build/runink-cfg.img", "config $(runink token create -q --node n7 --role worker)", writeConfig},
 }
 

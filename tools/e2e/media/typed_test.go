@@ -59,7 +59,7 @@ func TestTypedMedia(t *testing.T) {
 			says:  "runink.node=n7 runink.cluster=c1 runink.role=worker runink.ca=" + pin + " runink.join=10.0.0.1:7460 runink.token=t0ken",
 		},
 		{
-			command: "bin/runink-image iso $(runink install n7 --disk /dev/sda -q)", out: "build/runink.iso",
+			command: "bin/runink-image iso -out build/n7.iso $(runink install n7 --disk /dev/sda -q)", out: "build/n7.iso",
 			says: "runink.install=path:/dev/sda",
 		},
 		{command: "bin/runink-image archive", out: "build/metal/install.cpio"},
