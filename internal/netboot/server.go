@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
 )
 
 // Ports that machines expect things at.
@@ -25,7 +26,7 @@ const (
 )
 
 // DefaultHTTPPort is where scripts and images are served.
-const DefaultHTTPPort = 7465
+const DefaultHTTPPort = nodecfg.PortNetboot
 
 // DefaultIPXE is where Debian's package ipxe has its files.
 const DefaultIPXE = "/usr/lib/ipxe"
