@@ -74,6 +74,23 @@ func ReadBoot(medium fs.FS, version string) (Boot, error) {
 	return b, b.check()
 }
 
+// ReadParts reads, by path, what a medium has beside kernel and initramfs to be installed from:
+// their digests, the manifest, and GRUB's parts. What those two are is not looked at. Errors are
+// those of ReadBoot.
+func ReadParts(medium fs.FS) (map[string][]byte, error) {
+	parts := map[string][]byte{}
+	for dir, names := range map[string][]string{BootDir: {ManifestFile}, GRUBDir: {SectorFile, CoreFile, ProgramFile}} {
+		files, err := readSums(medium, dir, names...)
+		if err != nil {
+			return nil, err
+		}
+		for name, data := range files {
+			parts[dir+"/"+name] = data
+		}
+	}
+	return parts, nil
+}
+
 // ManifestVersion returns the version of the image that a manifest describes.
 func ManifestVersion(manifest []byte) (string, error) {
 	var m struct {
