@@ -73,7 +73,7 @@ func Open(cfg Config) (_ *Server, err error) {
 	if cfg.IPXE == "" {
 		cfg.IPXE = DefaultIPXE
 	}
-	nic, err := interfaceOf(cfg.Address)
+	nic, err := InterfaceOf(cfg.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -137,8 +137,8 @@ func cannotListen(proto string, port int, err error) error {
 	return errs.E(errs.Internal, op, "%w", err).WithField(field)
 }
 
-// interfaceOf names the interface that has an address.
-func interfaceOf(a netip.Addr) (string, error) {
+// InterfaceOf names the interface of this host that has an address. Errors: Invalid.
+func InterfaceOf(a netip.Addr) (string, error) {
 	const op = "choose interface"
 	if !a.Is4() || a.IsUnspecified() || a.IsMulticast() {
 		return "", errs.E(errs.Invalid, op, "%s is no IPv4 address of a host", a).WithField("--listen").
