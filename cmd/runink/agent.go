@@ -100,7 +100,7 @@ func runAgent(ctx context.Context, f agentFlags) error {
 		notEnforced = func() []string { return host.Sentences(host.Flags("/", host.ClockKept())) }
 	}
 	network, err := agent.OpenNetwork(agent.NetworkConfig{
-		Node: cfg.Node, Key: wgKey, Prefix: prefix, Cluster: cluster, Exclusive: f.exclusive && !f.host, Unenforced: f.unenforced,
+		Node: cfg.Node, Key: wgKey, Prefix: prefix, Cluster: cluster, Exclusive: f.exclusive && !f.host, Netboot: cfg.Netboot, Unenforced: f.unenforced,
 	})
 	if err != nil {
 		return err
