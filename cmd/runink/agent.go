@@ -109,7 +109,7 @@ func runAgent(ctx context.Context, f agentFlags) error {
 	a, err := agent.New(agent.Config{
 		Node: cfg.Node, Dir: f.dir, Engine: f.engine, Prefix: prefix, TimeScale: cfg.TimeScale,
 		Version: buildinfo.Read().Version, Image: info.Version, Addresses: addresses,
-		NotEnforced: notEnforced,
+		NotEnforced: notEnforced, Failing: func() []string { return netbootFailing(cfg, nodecfg.StatusDir) },
 		Keeper:      keeper.NewClient(f.keeper), Network: network, API: api,
 		Health: network.Check, OnState: agentStatus(log), Log: log,
 	})
