@@ -157,6 +157,9 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		{"  engines", int64(engineBytes), "unpacked"},
 		{"  modules", modBytes, fmt.Sprintf("unpacked, %d of them", len(mods))},
 	}
+	if len(more) > 0 {
+		parts = append(parts, Part{"  iPXE", bytesOf(more), "unpacked"})
+	}
 	if o.Weigh && k.Kind() == Metal {
 		byFolder, err := moduleParts(mods, o.Level)
 		if err != nil {
@@ -187,6 +190,13 @@ func (m *Manifest) addIPXE(ctx context.Context, kind Kind, o Options) (map[strin
 		m.Inputs = append(m.Inputs, fileOf(name, x.files[name]))
 	}
 	return x.files, nil
+}
+
+func bytesOf(files map[string][]byte) (n int64) {
+	for _, data := range files {
+		n += int64(len(data))
+	}
+	return n
 }
 
 func writeOutputs(dir string, vmlinuz, initramfs, manifest []byte) error {
