@@ -39,9 +39,6 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// own is the machine that boots from n1's own netboot service; the others hear only the host's.
-const own = "n5"
-
 // boot brings up n1, with a netboot service of its own; the other machines are off.
 func boot(t *testing.T) *harness.Cluster {
 	t.Helper()
@@ -58,7 +55,7 @@ func boot(t *testing.T) *harness.Cluster {
 	}
 	start := time.Now()
 	c, err := harness.New(t.Context(), harness.Config{
-		Dir: t.TempDir(), Bin: bin, Image: img, Nodes: 1, Spare: 4,
+		Dir: t.TempDir(), Bin: bin, Image: img, Nodes: 1, Spare: 3,
 		Words:    func(string, float64) string { return "runink.netboot=" + firstAddress },
 		Progress: func(s string) { fmt.Printf("[%5.1f s] %s\n", time.Since(start).Seconds(), s) },
 	})
@@ -79,7 +76,6 @@ func boot(t *testing.T) *harness.Cluster {
 	for _, vm := range []string{"n2", "n3", twin} {
 		c.Port(vm).Accept(notBootedBy(firstAddress))
 	}
-	c.Port(own).Accept(notBootedBy(hostAddress))
 	if err := c.Up(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -332,9 +328,10 @@ func (b *bare) anew(ctx context.Context, t *testing.T, earlier nodeState) nodeSt
 	return n
 }
 
-// Machines without anything on their disks boot from the network, one by BIOS and one by UEFI
-// from a host, and one by UEFI from a control node's own service, side by side: each waits until it is admitted and becomes the node of its record; the first two do
-// so again after a shutdown, with another key and another token.
+// Machines without anything on their disks boot from the network, one by BIOS and one by UEFI,
+// side by side: each waits until it is admitted, becomes the node of its record, and does so
+// again after a shutdown, with another key and another token. The first boot by UEFI is from a
+// control node's own service, with the image that the node runs; all others are from a host.
 //
 // The first one's token is tried by a second machine, which is refused on its console and in the
 // audit log, while the first one goes on; and at its second boot it hears a DHCP server that
@@ -365,7 +362,7 @@ func TestNetworkBoot(t *testing.T) {
 		t.Run("by UEFI", func(t *testing.T) {
 			t.Parallel()
 			b := &bare{c: c, vm: "n3", node: "w8", firmware: qemu.UEFI}
-			first := b.admitted(ctx, t)
+			first := fromAControlNode(ctx, t, b)
 			b.off(ctx, t)
 			powered := time.Now()
 			b.on(ctx, t, true)
@@ -375,10 +372,6 @@ func TestNetworkBoot(t *testing.T) {
 			second := b.anew(ctx, t, first)
 			b.off(ctx, t)
 			t.Run("onto its disk", func(t *testing.T) { installed(ctx, t, b, second, dir) })
-		})
-		t.Run("by UEFI, from a control node", func(t *testing.T) {
-			t.Parallel()
-			fromAControlNode(ctx, t, c)
 		})
 	})
 	if t.Failed() {
@@ -402,21 +395,24 @@ func TestNetworkBoot(t *testing.T) {
 	}
 }
 
-// fromAControlNode boots a machine that hears nobody but n1, with n1's own image.
-func fromAControlNode(ctx context.Context, t *testing.T, c *harness.Cluster) {
-	n1 := c.Machine("n1").Console
+// fromAControlNode boots a machine for the first time, while it hears nobody but n1, and so with
+// n1's own image.
+func fromAControlNode(ctx context.Context, t *testing.T, b *bare) nodeState {
+	t.Helper()
+	b.c.Port(b.vm).Accept(notBootedBy(hostAddress))
+	defer b.c.Port(b.vm).Accept(notBootedBy(firstAddress))
+	n1 := b.c.Machine("n1").Console
 	if _, _, err := n1.Wait(ctx, 0, regexp.MustCompile(`^status netboot: ready: serves the machines on the network of `+regexp.QuoteMeta(firstAddress))); err != nil {
 		t.Fatal(err)
 	}
-	b := &bare{c: c, vm: own, node: "w9", firmware: qemu.UEFI}
 	n := b.admitted(ctx, t)
-	if _, _, err := n1.Wait(ctx, 0, regexp.MustCompile(`^netboot: .* msg="a machine boots" .*node=w9`)); err != nil {
+	if _, _, err := n1.Wait(ctx, 0, regexp.MustCompile(`^netboot: .* msg="a machine boots" .*node=`+b.node)); err != nil {
 		t.Fatal(err)
 	}
-	if its := (&bare{c: c, node: "n1"}).isReady(ctx, t); n.Image == "" || n.Image != its.Image {
+	if its := (&bare{c: b.c, node: "n1"}).isReady(ctx, t); n.Image == "" || n.Image != its.Image {
 		t.Errorf("it runs image %q, and the node that booted it %q", n.Image, its.Image)
 	}
-	b.off(ctx, t)
+	return n
 }
 
 // installed boots a machine to install itself, with an image that is put in the place of the one
