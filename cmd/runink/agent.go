@@ -110,7 +110,7 @@ func runAgent(ctx context.Context, f agentFlags) error {
 		Node: cfg.Node, Dir: f.dir, Engine: f.engine, Prefix: prefix, TimeScale: cfg.TimeScale,
 		Version: buildinfo.Read().Version, Image: info.Version, Addresses: addresses,
 		NotEnforced: notEnforced, Failing: func() []string { return netbootFailing(cfg, nodecfg.StatusDir) },
-		Keeper:      keeper.NewClient(f.keeper), Network: network, API: api,
+		Keeper: keeper.NewClient(f.keeper), Network: network, API: api,
 		Health: network.Check, OnState: agentStatus(log), Log: log,
 	})
 	if err != nil {
