@@ -59,6 +59,9 @@ type Config struct {
 	// NotEnforced adds to what keeper and network say of themselves, one sentence each, what
 	// this machine does not keep; optional. What it says may change.
 	NotEnforced func() []string
+	// Failing says what of what this node was told to do beside its work it does not, one sentence
+	// each; optional. What it says may change.
+	Failing func() []string
 	// Health adds checks of the node to the agent's own; nil error is healthy.
 	Health func() error
 	// OnState hears one-line changes for the console: "ready", "no leader: …".
@@ -98,6 +101,9 @@ func New(cfg Config) (*Agent, error) {
 	}
 	if cfg.Stuck == nil {
 		cfg.Stuck = stuck
+	}
+	if cfg.Failing == nil {
+		cfg.Failing = func() []string { return nil }
 	}
 	if cfg.NotEnforced == nil {
 		cfg.NotEnforced = func() []string { return nil }

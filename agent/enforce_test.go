@@ -62,23 +62,25 @@ func TestChangedEnforcementIsSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	var keepers, hosts atomic.Value
+	var keepers, hosts, failing atomic.Value
 	keepers.Store([]string(nil))
 	hosts.Store([]string{"swap"})
+	failing.Store([]string(nil))
 	a := testAgent(t, scripted{"capabilities": func(string) any {
 		return map[string]any{"capabilities": map[string]any{"not_enforced": keepers.Load()}}
 	}}.listen(t), quietNet{})
 	a.cfg.API, a.cfg.TimeScale = conn, 1
 	a.cfg.Stuck = func(what string) { panic(what) }
 	a.cfg.NotEnforced = func() []string { return hosts.Load().([]string) }
+	a.cfg.Failing = func() []string { return failing.Load().([]string) }
 	over := make(chan error, 1)
 	go func() { over <- a.sessions(a.life) }()
 	heard := func(want ...string) {
 		t.Helper()
 		select {
 		case h := <-leader.hellos:
-			if !slices.Equal(h.NotEnforced, want) {
-				t.Errorf("heard %q, want %q", h.NotEnforced, want)
+			if !slices.Equal(h.NotEnforced, want) || !slices.Equal(h.Failing, failing.Load().([]string)) {
+				t.Errorf("heard %q and %q, want %q and %q", h.NotEnforced, h.Failing, want, failing.Load())
 			}
 		case err := <-over:
 			t.Fatalf("no session: %v", err)
@@ -90,5 +92,7 @@ func TestChangedEnforcementIsSaid(t *testing.T) {
 	keepers.Store([]string{"fencing past the keeper"})
 	heard("fencing past the keeper", "swap")
 	hosts.Store([]string(nil))
+	heard("fencing past the keeper")
+	failing.Store([]string{"network boot: no medium"})
 	heard("fencing past the keeper")
 }

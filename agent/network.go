@@ -9,6 +9,7 @@ import (
 
 	apiv1 "github.com/runink/runink/api/runink/v1"
 	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/netboot"
 	"github.com/runink/runink/internal/nodecfg"
 	"github.com/runink/runink/netpol"
 )
@@ -20,6 +21,7 @@ type NodeNetwork struct {
 	public    netpol.Key
 	self      string
 	exclusive bool
+	netboot   netip.Addr // where this node boots other machines; invalid: nowhere
 
 	mu      sync.Mutex // one user of wg at a time, and guards flushed
 	flushed time.Time  // when the policy was last found gone; zero: never
@@ -32,6 +34,8 @@ type NetworkConfig struct {
 	Prefix    netip.Prefix
 	Cluster   netip.Prefix
 	Exclusive bool // the appliance: the policy is the node's whole firewall
+	// Netboot is where this node boots other machines, when Exclusive; invalid: nowhere.
+	Netboot netip.Addr
 	// Unenforced lets the node work without WireGuard where the kernel has none. It then
 	// refuses slices with an edge to another node: nothing leaves it in clear.
 	Unenforced bool
@@ -57,7 +61,7 @@ func OpenNetwork(cfg NetworkConfig) (*NodeNetwork, error) {
 	case err != nil:
 		return nil, err
 	}
-	policy, err := netpol.Open(netpol.Config{Exclusive: cfg.Exclusive})
+	policy, err := netpol.Open(netpol.Config{Exclusive: cfg.Exclusive, Netboot: cfg.Netboot.IsValid()})
 	if err == nil {
 		err = netpol.EnableForwarding()
 	}
@@ -67,7 +71,7 @@ func OpenNetwork(cfg NetworkConfig) (*NodeNetwork, error) {
 		}
 		return nil, err
 	}
-	return &NodeNetwork{policy: policy, wg: wg, public: key.Public(), self: cfg.Node, exclusive: cfg.Exclusive}, nil
+	return &NodeNetwork{policy: policy, wg: wg, public: key.Public(), self: cfg.Node, exclusive: cfg.Exclusive, netboot: cfg.Netboot}, nil
 }
 
 // Adopt tells the policy which slices an earlier agent left; elements of others are closed.
@@ -105,9 +109,19 @@ func (n *NodeNetwork) PublicKey() []byte { return n.public[:] }
 // Check says whether the policy is still loaded as this agent left it. Where the firewall is
 // the host's too, a policy that is gone is loaded again, and NotEnforced says that it was gone:
 // reloading a firewall is ordinary there. On an appliance nobody may, and it is an error.
+//
+// The ports of a netboot service follow its address, which may come after the agent, and move.
 func (n *NodeNetwork) Check() error {
 	if n.exclusive {
-		return n.policy.Check()
+		err := n.policy.Check()
+		if err == nil && n.netboot.IsValid() {
+			nic, none := netboot.InterfaceOf(n.netboot)
+			if none != nil {
+				nic = "" // it is not here now
+			}
+			err = n.policy.Netboot(nic)
+		}
+		return err
 	}
 	restored, err := n.policy.Restore()
 	if restored {

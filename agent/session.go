@@ -86,7 +86,7 @@ func (a *Agent) session(ctx context.Context, within time.Duration, welcomed func
 		return cmp.Or(context.Cause(ctx), err)
 	}
 	s := &session{
-		a: a, stream: stream, notEnforced: hello.NotEnforced,
+		a: a, stream: stream, notEnforced: hello.NotEnforced, failing: hello.Failing,
 		desired: make(chan *apiv1.DesiredState, 1), dead: make(chan *apiv1.DesiredState, 1),
 		recorded: make(chan uint64, 1), logs: map[string]context.CancelFunc{},
 	}
@@ -158,6 +158,7 @@ type session struct {
 	welcome *apiv1.Welcome
 	// notEnforced is what the leader was told of this node.
 	notEnforced []string
+	failing     []string
 	desired     chan *apiv1.DesiredState // capacity 1, newest wins: each is whole
 	dead        chan *apiv1.DesiredState // the same, for what it acknowledges
 	recorded    chan uint64              // the same: the newest report that is
@@ -191,6 +192,9 @@ func (s *session) heartbeats(ctx context.Context) error {
 			if now := s.a.notEnforced(caps); !slices.Equal(now, s.notEnforced) {
 				// Only a Hello says it, and slices do not notice another session.
 				return errs.E(errs.Unavailable, "hold session", "what this node does not enforce has changed, from %q to %q", s.notEnforced, now)
+			}
+			if now := s.a.cfg.Failing(); !slices.Equal(now, s.failing) {
+				return errs.E(errs.Unavailable, "hold session", "what this node does not do has changed, from %q to %q", s.failing, now)
 			}
 		}
 		if err := s.send(&apiv1.AgentMessage{Message: &apiv1.AgentMessage_Heartbeat{Heartbeat: hb}}); err != nil {
@@ -419,7 +423,7 @@ func (a *Agent) hello(ctx context.Context) (*apiv1.Hello, error) {
 		return nil, fmt.Errorf("describe this node: %w", err)
 	}
 	h.Node, h.Version, h.ImageDigest = a.cfg.Node, a.cfg.Version, a.cfg.Image
-	h.NotEnforced = a.notEnforced(caps)
+	h.NotEnforced, h.Failing = a.notEnforced(caps), a.cfg.Failing()
 	h.Addresses = a.cfg.Addresses()
 	h.WireguardKey = a.cfg.Network.PublicKey()
 	h.Labels = a.cfg.Labels

@@ -8,8 +8,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/runink/runink/internal/errs"
@@ -97,10 +99,14 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		m.BuildTime = o.BuildTime.Unix()
 	}
 	m.Inputs = append(m.Inputs,
-		File{Name: fmt.Sprintf("%s_%s.deb", k.Package, k.Version), SHA256: k.SHA256, Bytes: k.DebBytes},
+		File{Name: k.debName(), SHA256: k.SHA256, Bytes: k.DebBytes},
 		fileOf("boot/vmlinuz-"+k.Release, vmlinuz), fileOf("init", binary))
 	for _, e := range engines {
 		m.Inputs = append(m.Inputs, fileOf(e.path, e.data))
+	}
+	more, err := m.addIPXE(ctx, k.Kind(), o)
+	if err != nil {
+		return nil, err
 	}
 	var modBytes int64
 	for _, mod := range mods {
@@ -115,6 +121,11 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	}
 	if err := errors.Join(tree.addModules(k, mods, load), tree.File("init", 0o755, binary)); err != nil {
 		return nil, err
+	}
+	for name, data := range more {
+		if err := tree.File(name, 0o644, data); err != nil {
+			return nil, err
+		}
 	}
 	engineBytes := 0
 	for _, e := range engines {
@@ -146,6 +157,9 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 		{"  engines", int64(engineBytes), "unpacked"},
 		{"  modules", modBytes, fmt.Sprintf("unpacked, %d of them", len(mods))},
 	}
+	if len(more) > 0 {
+		parts = append(parts, Part{"  iPXE", bytesOf(more), "unpacked"})
+	}
 	if o.Weigh && k.Kind() == Metal {
 		byFolder, err := moduleParts(mods, o.Level)
 		if err != nil {
@@ -155,6 +169,34 @@ func Build(ctx context.Context, o Options) (*Result, error) {
 	}
 	parts = append(parts, Part{"total", total, fmt.Sprintf("of at most %d MiB", k.Kind().limit()>>20)})
 	return &Result{Manifest: m, Parts: parts}, nil
+}
+
+// addIPXE returns what a metal image has of iPXE, by path, after writing it down.
+func (m *Manifest) addIPXE(ctx context.Context, kind Kind, o Options) (map[string][]byte, error) {
+	if kind != Metal {
+		return nil, nil
+	}
+	lock, err := IPXELock()
+	if err != nil {
+		return nil, err
+	}
+	x, err := FetchIPXE(ctx, lock, o.Cache, o.Log)
+	if err != nil {
+		return nil, err
+	}
+	m.IPXE = &Package{Lock: x.Lock, Locked: x.Locked}
+	m.Inputs = append(m.Inputs, x.deb)
+	for _, name := range slices.Sorted(maps.Keys(x.files)) {
+		m.Inputs = append(m.Inputs, fileOf(name, x.files[name]))
+	}
+	return x.files, nil
+}
+
+func bytesOf(files map[string][]byte) (n int64) {
+	for _, data := range files {
+		n += int64(len(data))
+	}
+	return n
 }
 
 func writeOutputs(dir string, vmlinuz, initramfs, manifest []byte) error {

@@ -1,30 +1,21 @@
 package image
 
 import (
-	"archive/tar"
 	"bytes"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/exec"
-	"path"
 	"path/filepath"
 	"strings"
 
 	"github.com/runink/runink/internal/errs"
-	"github.com/runink/runink/internal/fsx"
 )
 
 // Kernel is an unpacked kernel package.
 type Kernel struct {
-	Lock            // what was used, which may differ from what was asked for
-	Locked   bool   // it is the package the lock file names
+	fetched
 	Release  string // uname -r
 	Vmlinuz  string // path of the bzImage
 	Config   string // path of the build configuration
@@ -37,19 +28,10 @@ type Kernel struct {
 // with a warning, and Locked is false. Nothing is installed on the host; apt's package
 // lists must be present. Two processes may share one cache.
 func FetchKernel(ctx context.Context, lock Lock, cache string, log *slog.Logger) (*Kernel, error) {
-	k := &Kernel{Lock: lock, Locked: true}
-	deb, err := fetchDeb(ctx, lock, cache)
+	k := &Kernel{}
+	deb, err := k.fetch(ctx, lock, cache, log)
 	if err != nil {
-		newest, nerr := newestKernel(ctx, lock.Kind().meta())
-		if nerr != nil {
-			return nil, errors.Join(err, nerr)
-		}
-		log.Warn("THE LOCKED KERNEL IS GONE: building with the newest; the manifest is marked as unlocked",
-			"locked", lock.Package+"="+lock.Version, "using", newest.Package+"="+newest.Version, "sha256", newest.SHA256, "err", err)
-		if deb, err = fetchDeb(ctx, newest, cache); err != nil {
-			return nil, err
-		}
-		k.Lock, k.Locked = newest, false
+		return nil, err
 	}
 	info, err := os.Stat(deb)
 	if err != nil {
@@ -58,7 +40,7 @@ func FetchKernel(ctx context.Context, lock Lock, cache string, log *slog.Logger)
 	k.DebBytes = info.Size()
 	dir := filepath.Join(cache, "kernel-"+k.SHA256)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		err = unpackDeb(ctx, deb, dir)
+		err = unpackDeb(ctx, deb, dir, "boot/", "lib/modules/")
 		if err != nil {
 			return nil, errs.Wrap("unpack "+filepath.Base(deb), err)
 		}
@@ -66,49 +48,6 @@ func FetchKernel(ctx context.Context, lock Lock, cache string, log *slog.Logger)
 		return nil, err
 	}
 	return k, k.locate(dir)
-}
-
-// fetchDeb returns the path of the .deb in the cache, downloading it if needed. The
-// digest is checked each time: a cache is not trusted more than a mirror.
-func fetchDeb(ctx context.Context, lock Lock, cache string) (string, error) {
-	const op = "fetch kernel package"
-	if err := os.MkdirAll(cache, 0o755); err != nil {
-		return "", err
-	}
-	file := filepath.Join(cache, lock.SHA256+".deb")
-	if data, err := os.ReadFile(file); err == nil {
-		if digest(data) == lock.SHA256 {
-			return file, nil
-		}
-		if err := os.Remove(file); err != nil {
-			return "", err
-		}
-	}
-	tmp, err := os.MkdirTemp(cache, "apt-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(tmp)
-	// As root, apt drops to a user of its own, which must be able to write here.
-	if err := os.Chmod(tmp, 0o777); err != nil {
-		return "", err
-	}
-	if _, err := run(ctx, tmp, "apt-get", "download", lock.Package+"="+lock.Version); err != nil {
-		return "", errs.E(errs.Unavailable, op, "%s=%s: %w", lock.Package, lock.Version, err).
-			WithHint("run apt-get update; if the version is gone, put the newest one into the lock file in image/")
-	}
-	found, err := filepath.Glob(filepath.Join(tmp, "*.deb"))
-	if err != nil || len(found) != 1 {
-		return "", errs.E(errs.Unavailable, op, "apt-get download left %d packages", len(found))
-	}
-	data, err := os.ReadFile(found[0])
-	if err != nil {
-		return "", err
-	}
-	if got := digest(data); got != lock.SHA256 {
-		return "", errs.E(errs.Corrupt, op, "%s has sha256 %s, kernel.lock says %s", filepath.Base(found[0]), got, lock.SHA256)
-	}
-	return file, fsx.WriteFileAtomic(file, data, 0o644)
 }
 
 // newestKernel asks apt which kernel the metapackage stands for today.
@@ -127,78 +66,7 @@ func newestKernel(ctx context.Context, metaPackage string) (Lock, error) {
 	if l.Package == "" {
 		return Lock{}, errs.E(errs.Unavailable, op, "%s depends on no kernel", metaPackage)
 	}
-	if out, err = run(ctx, "", "apt-cache", "show", "--no-all-versions", l.Package); err != nil {
-		return Lock{}, errs.E(errs.Unavailable, op, "%w", err)
-	}
-	for line := range strings.Lines(string(out)) {
-		key, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
-		switch key {
-		case "Version":
-			l.Version = value
-		case "SHA256":
-			l.SHA256 = value
-		}
-	}
-	return ParseLock(fmt.Sprintf("package %s\nversion %s\nsha256 %s\n", l.Package, l.Version, l.SHA256))
-}
-
-// unpackDeb puts boot/ and lib/modules/ of the package into dir, all of it or nothing.
-func unpackDeb(ctx context.Context, deb, dir string) (err error) {
-	tmp, err := os.MkdirTemp(filepath.Dir(dir), "unpack-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(tmp)
-	cmd := exec.CommandContext(ctx, "dpkg-deb", "--fsys-tarfile", deb)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
-	}
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	defer func() {
-		if werr := cmd.Wait(); err == nil && werr != nil {
-			err = fmt.Errorf("dpkg-deb: %w: %s", werr, bytes.TrimSpace(stderr.Bytes()))
-		}
-		if err == nil {
-			err = os.Rename(tmp, dir)
-			if errors.Is(err, fs.ErrExist) { // another build was faster
-				err = nil
-			}
-		}
-	}()
-	archive := tar.NewReader(out)
-	for {
-		h, err := archive.Next()
-		if errors.Is(err, io.EOF) {
-			_, err = io.Copy(io.Discard, out)
-			return err
-		}
-		if err != nil {
-			return err
-		}
-		name := path.Clean(h.Name)
-		if h.Typeflag != tar.TypeReg || !strings.HasPrefix(name, "boot/") && !strings.HasPrefix(name, "lib/modules/") {
-			continue
-		}
-		if !filepath.IsLocal(name) {
-			return fmt.Errorf("the path %q leaves the package", h.Name)
-		}
-		target := filepath.Join(tmp, name)
-		if err := os.MkdirAll(filepath.Dir(target), 0o755); err != nil {
-			return err
-		}
-		data, err := io.ReadAll(archive)
-		if err != nil {
-			return err
-		}
-		if err := os.WriteFile(target, data, 0o644); err != nil {
-			return err
-		}
-	}
+	return newestVersion(ctx, l.Package)
 }
 
 // locate fills in the paths, and insists on exactly one release.
@@ -254,24 +122,4 @@ func headerRelease(name string, data []byte) (string, error) {
 		return "", errs.E(errs.Corrupt, op, "no version")
 	}
 	return string(release), nil
-}
-
-func digest(data []byte) string {
-	sum := sha256.Sum256(data)
-	return hex.EncodeToString(sum[:])
-}
-
-// run runs a command and returns its standard output; the error holds its stderr.
-func run(ctx context.Context, dir, name string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.Dir = dir
-	// mtools writes local time into FAT.
-	cmd.Env = append(os.Environ(), "LC_ALL=C", "TZ=UTC", fmt.Sprintf("SOURCE_DATE_EPOCH=%d", mediaTime))
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", name, err, bytes.TrimSpace(stderr.Bytes()))
-	}
-	return out, nil
 }

@@ -16,9 +16,12 @@ var kernelLock string
 //go:embed metal.lock
 var metalLock string
 
-// Lock pins a kernel package.
+//go:embed ipxe.lock
+var ipxeLock string
+
+// Lock pins a Debian package.
 type Lock struct {
-	Package string `json:"package"` // linux-image-<release>, a concrete kernel, not a metapackage
+	Package string `json:"package"` // of a kernel linux-image-<release>, a concrete one, not a metapackage
 	Version string `json:"version"` // Debian version
 	SHA256  string `json:"sha256"`  // of the .deb, lower-case hexadecimal
 }
@@ -29,15 +32,31 @@ func KernelLock() (Lock, error) { return ParseLock(kernelLock) }
 // MetalLock returns the metal kernel's lock, committed with this package.
 func MetalLock() (Lock, error) { return ParseLock(metalLock) }
 
+// IPXELock returns the lock of iPXE's package, committed with this package.
+func IPXELock() (Lock, error) { return parseLock("ipxe.lock", ipxeLock) }
+
 var (
 	packageName    = regexp.MustCompile(`^linux-image-[a-z0-9][a-z0-9.+-]*$`)
 	packageVersion = regexp.MustCompile(`^[0-9][A-Za-z0-9.+~:-]*$`)
 )
 
-// ParseLock reads a lock file: lines "package NAME", "version VERSION", "sha256 HEX",
-// each exactly once; # starts a comment. Errors are of kind Invalid with the line.
+// ParseLock reads the lock file of a kernel: lines "package NAME", "version VERSION",
+// "sha256 HEX", each exactly once; # starts a comment. Errors are of kind Invalid with the line.
 func ParseLock(text string) (Lock, error) {
-	const op = "read kernel.lock"
+	const file = "kernel.lock"
+	l, err := parseLock(file, text)
+	if err != nil {
+		return Lock{}, err
+	}
+	if !packageName.MatchString(l.Package) || l.Package == Cloud.meta() || l.Package == Metal.meta() {
+		return Lock{}, errs.E(errs.Invalid, "read "+file, "%q is not a kernel package such as linux-image-6.1.0-1-cloud-amd64", l.Package).WithField("package")
+	}
+	return l, nil
+}
+
+// parseLock reads a lock file of any package; file is for messages.
+func parseLock(file, text string) (Lock, error) {
+	op := "read " + file
 	var l Lock
 	fields := map[string]*string{"package": &l.Package, "version": &l.Version, "sha256": &l.SHA256}
 	for i, line := range strings.Split(text, "\n") {
@@ -46,7 +65,7 @@ func ParseLock(text string) (Lock, error) {
 		if len(words) == 0 {
 			continue
 		}
-		place := fmt.Sprintf("kernel.lock:%d", i+1)
+		place := fmt.Sprintf("%s:%d", file, i+1)
 		dst, ok := fields[words[0]]
 		switch {
 		case !ok:
@@ -58,8 +77,8 @@ func ParseLock(text string) (Lock, error) {
 		}
 		*dst = words[1]
 	}
-	if !packageName.MatchString(l.Package) || l.Package == Cloud.meta() || l.Package == Metal.meta() {
-		return Lock{}, errs.E(errs.Invalid, op, "%q is not a kernel package such as linux-image-6.1.0-1-cloud-amd64", l.Package).WithField("package")
+	if l.Package == "" {
+		return Lock{}, errs.E(errs.Invalid, op, "it is missing").WithField("package")
 	}
 	if !packageVersion.MatchString(l.Version) {
 		return Lock{}, errs.E(errs.Invalid, op, "%q is not a Debian version", l.Version).WithField("version")

@@ -31,12 +31,19 @@ type Manifest struct {
 		Release string `json:"release"`
 		Locked  bool   `json:"locked"` // false: not the kernel that kernel.lock names
 	} `json:"kernel"`
-	Go        string   `json:"go"`         // toolchain that the binary says it was built with
-	BuildTime int64    `json:"build_time"` // seconds since 1970 of the commit, 0 if unknown; a floor for the node's clock
+	IPXE      *Package `json:"ipxe,omitempty"` // of a metal image
+	Go        string   `json:"go"`             // toolchain that the binary says it was built with
+	BuildTime int64    `json:"build_time"`     // seconds since 1970 of the commit, 0 if unknown; a floor for the node's clock
 	ZstdLevel int      `json:"zstd_level"`
 	Load      []string `json:"load"` // modules loaded at boot, in order
 	Inputs    []File   `json:"inputs"`
 	Outputs   []File   `json:"outputs"`
+}
+
+// Package is a Debian package that something of the image is from.
+type Package struct {
+	Lock
+	Locked bool `json:"locked"` // false: not the one that the lock file names
 }
 
 // setVersion derives the version from everything that goes in.

@@ -166,8 +166,8 @@ func TestReproducible(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("this test needs root: it builds as another user, too")
 	}
-	k, metal := lockedKernel(t), metalKernel(t)
-	here, there := t.TempDir(), newOther(t, k, metal)
+	k, metal, ipxe := lockedKernel(t), metalKernel(t), lockedIPXE(t)
+	here, there := t.TempDir(), newOther(t, k.SHA256, metal.SHA256, ipxe.SHA256)
 	// Both copies first: who edits the work tree meanwhile changes neither.
 	copySources(t, "022", filepath.Join(here, "a place with spaces"))
 
@@ -211,12 +211,17 @@ func TestReproducible(t *testing.T) {
 				t.Errorf("the manifest in %s lacks %s", folder, want)
 			}
 		}
+		for _, what := range []string{ipxe.SHA256, `"name": "usr/lib/ipxe/undionly.kpxe"`, `"name": "usr/lib/ipxe/snponly.efi"`} {
+			if has := strings.Contains(string(manifest), what); has != (folder == metalFolder) {
+				t.Errorf("the manifest in %s has %s: %v", folder, what, has)
+			}
+		}
 	}
 }
 
-// newOther makes a folder of the other user's, with the sources and the kernels' packages,
-// and nothing else.
-func newOther(t *testing.T, kernels ...*Kernel) string {
+// newOther makes a folder of the other user's, with the sources and the packages of these
+// digests, and nothing else.
+func newOther(t *testing.T, packages ...string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "reproducible-") // others may not enter t.TempDir
 	check(t, err)
@@ -229,10 +234,10 @@ func newOther(t *testing.T, kernels ...*Kernel) string {
 	for _, d := range []string{"cache", "home/go/pkg/mod", "tmp"} {
 		check(t, os.MkdirAll(filepath.Join(dir, d), 0o700))
 	}
-	for _, k := range kernels {
-		deb, err := os.ReadFile(filepath.Join(cache, k.SHA256+".deb"))
+	for _, sum := range packages {
+		deb, err := os.ReadFile(filepath.Join(cache, sum+".deb"))
 		check(t, err)
-		check(t, os.WriteFile(filepath.Join(dir, "cache", k.SHA256+".deb"), deb, 0o600))
+		check(t, os.WriteFile(filepath.Join(dir, "cache", sum+".deb"), deb, 0o600))
 	}
 	check(t, filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		return errors.Join(err, os.Lchown(path, otherID, otherID))

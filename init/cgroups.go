@@ -45,7 +45,8 @@ func (m *machine) makeCgroups(context.Context) error {
 	reserve := nodecfg.Reserve(total)
 	sub := "+" + strings.Join(enable, " +")
 	const root, sys, herds = nodecfg.CgroupRoot, nodecfg.CgroupSystem, nodecfg.CgroupHerds
-	steps := []struct{ dir, file, value string }{
+	type step struct{ dir, file, value string }
+	steps := []step{
 		{dir: root + "/init"},
 		{dir: sys},
 		{dir: herds},
@@ -63,6 +64,9 @@ func (m *machine) makeCgroups(context.Context) error {
 		{dir: cgroupOf("join")},
 		{dir: cgroupOf("server")},
 		{dir: cgroupOf("agent")},
+	}
+	if m.cfg.Netboot.IsValid() {
+		steps = append(steps, step{dir: cgroupOf(netbootComponent)})
 	}
 	for _, s := range steps {
 		if s.file == "" {

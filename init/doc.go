@@ -2,7 +2,7 @@
 //
 // It owns the machine: mounts, modules, the state disk, the clock, the tree of control
 // groups, and the life of the node's other processes, which are the same binary: netd,
-// keeper, join, server and agent. It promises that
+// keeper, join, server, agent and, on a control node that boots others, netboot. It promises that
 //
 //   - a failed phase of the boot stops there, says on the console what failed and what to
 //     do, and changes nothing further;

@@ -5,13 +5,10 @@ import (
 	"errors"
 	"io"
 	"io/fs"
-	"maps"
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -269,88 +266,17 @@ func dropArchive() error {
 // openMedium finds what this machine booted from: an archive that came with the initramfs,
 // or a medium with a file system labelled as ours that has this image. done gives it back.
 func (m *machine) openMedium(ctx context.Context) (medium fs.FS, done func() error, err error) {
-	const op, at = "find the boot medium", nodecfg.RunDir + "/medium"
 	if _, err := os.Stat("/" + nodedisk.GRUBDir); err == nil {
 		return os.DirFS("/"), dropArchive, nil
 	}
-	if err := os.MkdirAll(at, 0o700); err != nil {
-		return nil, nil, errs.E(errs.Internal, op, "%w", err)
-	}
-	limit := time.NewTimer(m.scaled(diskWaitNamed))
-	defer limit.Stop()
-	tick := time.NewTicker(200 * time.Millisecond)
-	defer tick.Stop()
-	passed := map[string]string{}
-	for {
-		devs, err := labelledDevices("/sys/class/block", "/dev", nodedisk.ISOLabel)
-		if err != nil {
-			return nil, nil, errs.E(errs.Internal, op, "%w", err)
-		}
-		found, err := m.firstMedium(devs, passed, func(d labelled) error { return m.mountMedium(d, at) })
-		if err != nil {
-			return nil, nil, err
-		}
-		if found {
-			return os.DirFS(at), func() error { return unmount(at) }, nil
-		}
-		select {
-		case <-tick.C:
-		case <-limit.C:
-			why := "there is none"
-			if len(passed) > 0 {
-				why = strings.Join(slices.Sorted(maps.Values(passed)), "; ")
-			}
-			return nil, nil, errs.E(errs.NotFound, op, "%s", why).WithField("runink.install").
-				WithHint("boot from an ISO of bin/runink-image iso; over the network, load the archive of bin/runink-image archive behind the initramfs")
-		case <-ctx.Done():
-			return nil, nil, ctx.Err()
-		}
-	}
-}
-
-// firstMedium takes the first of some devices that mount takes for the medium. One that it
-// does not is passed over, whatever is wrong with it: it may be somebody's who calls it as
-// ours are called. The reason is said once, and kept in passed.
-func (m *machine) firstMedium(devs []labelled, passed map[string]string, mount func(labelled) error) (found bool, err error) {
-	for _, d := range devs {
-		err := mount(d)
-		switch {
-		case err == nil:
-			return true, nil
-		case errors.Is(err, errs.Internal):
-			return false, err
-		case passed[d.dev] != err.Error():
-			passed[d.dev] = err.Error()
-			m.log.Warn("not the medium to install from: it is passed over", "name", d.dev, "err", err)
-		}
-	}
-	return false, nil
-}
-
-// mountMedium mounts a medium that has the image that runs. Errors: Corrupt, Conflict for
-// one that is no such medium, which is not mounted then; Internal.
-func (m *machine) mountMedium(d labelled, at string) error {
-	if err := unix.Mount(d.dev, at, d.fstype, unix.MS_RDONLY|unix.MS_NOSUID|unix.MS_NODEV|unix.MS_NOEXEC, ""); err != nil {
-		return errs.E(errs.Corrupt, "", "mount %s: %w", d.dev, err)
-	}
-	manifest, err := os.ReadFile(filepath.Join(at, nodedisk.BootDir, nodedisk.ManifestFile))
+	const at = nodecfg.MediumDir
+	why, err := m.findMedium(ctx, at, nodedisk.ISOLabel)
 	if err != nil {
-		err = errs.E(errs.Corrupt, "", "%s is labelled as ours and has no image: %w", d.dev, err)
-		return errors.Join(err, unmount(at))
+		return nil, nil, err
 	}
-	version, err := nodedisk.ManifestVersion(manifest)
-	if err == nil && version == m.image.Version {
-		return nil
+	if why != "" {
+		return nil, nil, errs.E(errs.NotFound, findMediumOp, "%s", why).WithField("runink.install").
+			WithHint("boot from an ISO of bin/runink-image iso; over the network, load the archive of bin/runink-image archive behind the initramfs")
 	}
-	if err == nil {
-		err = errs.E(errs.Conflict, "", "%s has another image", d.dev)
-	}
-	return errors.Join(err, unmount(at))
-}
-
-func unmount(at string) error {
-	if err := unix.Unmount(at, 0); err != nil {
-		return errs.E(errs.Internal, "unmount", "%s: %w", at, err)
-	}
-	return nil
+	return os.DirFS(at), func() error { return unmount(at) }, nil
 }

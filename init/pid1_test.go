@@ -50,19 +50,23 @@ func TestStopKillsTheStubborn(t *testing.T) {
 
 // TestServices: which processes run for which role, and what each waits for.
 func TestServices(t *testing.T) {
+	none, own := netip.Addr{}, netip.MustParseAddr("10.0.0.5")
 	for _, c := range []struct {
-		role  nodecfg.Role
-		token string
-		want  []string
+		role    nodecfg.Role
+		token   string
+		netboot netip.Addr
+		want    []string
 	}{
-		{nodecfg.RoleControlWorker, "", []string{"netd", "keeper", "server", "agent"}},
-		{nodecfg.RoleControlWorker, "t", []string{"netd", "keeper", "join", "server", "agent"}},
-		{nodecfg.RoleControl, "", []string{"netd", "server"}},
-		{nodecfg.RoleControl, "t", []string{"netd", "join", "server"}},
-		{nodecfg.RoleWorker, "t", []string{"netd", "keeper", "join", "agent"}},
-		{nodecfg.RoleWorker, "", []string{"netd", "keeper", "join", "agent"}},
+		{nodecfg.RoleControlWorker, "", none, []string{"netd", "keeper", "server", "agent"}},
+		{nodecfg.RoleControlWorker, "t", none, []string{"netd", "keeper", "join", "server", "agent"}},
+		{nodecfg.RoleControl, "", none, []string{"netd", "server"}},
+		{nodecfg.RoleControl, "t", none, []string{"netd", "join", "server"}},
+		{nodecfg.RoleWorker, "t", none, []string{"netd", "keeper", "join", "agent"}},
+		{nodecfg.RoleWorker, "", none, []string{"netd", "keeper", "join", "agent"}},
+		{nodecfg.RoleControlWorker, "", own, []string{"netd", "keeper", "server", "netboot", "agent"}},
+		{nodecfg.RoleControl, "t", own, []string{"netd", "join", "server", "netboot"}},
 	} {
-		m := &machine{cfg: nodecfg.Config{Role: c.role, Token: c.token}}
+		m := &machine{cfg: nodecfg.Config{Role: c.role, Token: c.token, Netboot: c.netboot}}
 		var got []string
 		byName := map[string]*service{}
 		for _, s := range m.services() {

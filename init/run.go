@@ -76,6 +76,9 @@ func (m *machine) services() []*service {
 	if m.cfg.Role.Control() {
 		list = append(list, &service{name: "server", argv: argv("server"), ready: serverReady, patience: serverPatience})
 	}
+	if m.cfg.Netboot.IsValid() {
+		list = append(list, &service{name: netbootComponent, argv: argv("netboot-node"), ready: m.mountForOthers, patience: smallPatience})
+	}
 	if m.cfg.Role.Worker() {
 		list = append(list, &service{name: "agent", argv: argv("agent"), ready: identity, patience: agentPatience})
 	}

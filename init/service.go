@@ -18,7 +18,7 @@ import (
 type service struct {
 	name     string
 	argv     []string
-	ready    func(context.Context) error   // waits until it may start; nil: at once
+	ready    func(context.Context) error   // waits until it may start; nil: at once; an error: never
 	once     bool                          // exit code 0 is its purpose: it is not started again
 	ended    func(context.Context, *child) // before it is started again; nil: nothing
 	patience time.Duration                 // from SIGTERM to SIGKILL, before the time scale
@@ -59,7 +59,7 @@ func (m *machine) supervise(ctx context.Context, s *service) {
 	defer out.close()
 	if s.ready != nil {
 		if err := s.ready(ctx); err != nil {
-			return // ctx ended
+			return // ctx ended, or it is not to start at all, which ready has said
 		}
 	}
 	var wait backoff

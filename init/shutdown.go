@@ -77,7 +77,7 @@ func (m *machine) stopAll(req request, live map[string]*running) {
 		m.con.printf("the ordered end took longer than %s", limit)
 		m.end(req)
 	})
-	for _, name := range []string{"agent", "join", "server"} {
+	for _, name := range []string{netbootComponent, "agent", "join", "server"} {
 		live[name].stop()
 	}
 	if live["keeper"] != nil {

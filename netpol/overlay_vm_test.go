@@ -11,12 +11,13 @@ import (
 	"golang.zx2c4.com/wireguard/wgctrl"
 )
 
-func TestVMDefaultDeny(t *testing.T)            { TestDefaultDeny(t) }
-func TestVMExclusiveClosesTheNode(t *testing.T) { TestExclusiveClosesTheNode(t) }
-func TestVMAntiSpoofing(t *testing.T)           { TestAntiSpoofing(t) }
-func TestVMConnectionsAndChanges(t *testing.T)  { TestConnectionsAndChanges(t) }
-func TestVMNamespaceComesAndGoes(t *testing.T)  { TestNamespaceComesAndGoes(t) }
-func TestVMManySlices(t *testing.T)             { TestManySlices(t) }
+func TestVMDefaultDeny(t *testing.T)                 { TestDefaultDeny(t) }
+func TestVMExclusiveClosesTheNode(t *testing.T)      { TestExclusiveClosesTheNode(t) }
+func TestVMNetbootIsOpenOnOneInterface(t *testing.T) { TestNetbootIsOpenOnOneInterface(t) }
+func TestVMAntiSpoofing(t *testing.T)                { TestAntiSpoofing(t) }
+func TestVMConnectionsAndChanges(t *testing.T)       { TestConnectionsAndChanges(t) }
+func TestVMNamespaceComesAndGoes(t *testing.T)       { TestNamespaceComesAndGoes(t) }
+func TestVMManySlices(t *testing.T)                  { TestManySlices(t) }
 
 var cluster = netip.MustParsePrefix("fd00:1:1::/48")
 

@@ -23,6 +23,8 @@ type Policy struct {
 	slices map[netip.Addr]Slice
 	// loaded is what the kernel holds; nil when a failed transaction left that unknown.
 	loaded *elements
+	// netboot is the interface in the set of that name, "" for none; nil when it is unknown.
+	netboot *string
 }
 
 // elements are the keys of the two maps.
@@ -76,7 +78,34 @@ func (p *Policy) reload() error {
 	if err := p.conn.Flush(); err != nil {
 		return err
 	}
-	p.loaded = &elements{sources: map[string]struct{}{}, edges: map[string]struct{}{}}
+	p.loaded, p.netboot = &elements{sources: map[string]struct{}{}, edges: map[string]struct{}{}}, new(string)
+	return nil
+}
+
+// Netboot opens the ports of a netboot service on an interface, and closes them on any other;
+// "": on all. The Config has to have Netboot; else it is an error of kind Invalid.
+func (p *Policy) Netboot(iface string) error {
+	const op = "open network policy"
+	if !p.cfg.Netboot || len(iface) >= unix.IFNAMSIZ {
+		return errs.E(errs.Invalid, op, "no netboot service on %q", iface)
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.netboot != nil && *p.netboot == iface {
+		return nil
+	}
+	p.netboot = nil
+	set := netbootSet(table())
+	p.conn.FlushSet(set)
+	if iface != "" {
+		if err := p.conn.SetAddElements(set, []nftables.SetElement{{Key: ifname(iface)}}); err != nil {
+			return errs.E(errs.Unavailable, op, "%w", err)
+		}
+	}
+	if err := p.conn.Flush(); err != nil {
+		return errs.E(errs.Unavailable, op, "%w", err)
+	}
+	p.netboot = &iface
 	return nil
 }
 
@@ -131,7 +160,7 @@ func (p *Policy) Unload() error {
 	defer p.mu.Unlock()
 	p.conn.AddTable(table())
 	p.conn.DelTable(table())
-	p.loaded = nil
+	p.loaded, p.netboot = nil, nil
 	p.slices = map[netip.Addr]Slice{}
 	return errs.Wrap("unload network policy", p.conn.Flush())
 }

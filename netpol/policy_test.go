@@ -1,8 +1,11 @@
 package netpol
 
 import (
+	"errors"
 	"fmt"
+	"net"
 	"net/netip"
+	"os"
 	"testing"
 	"time"
 
@@ -118,6 +121,117 @@ func TestExclusiveClosesTheNode(t *testing.T) {
 	reaches(t, node, "tcp", addr("2001:db8::2"), 443, "web") // answers come in
 	reaches(t, node, "udp", addr("2001:db8::2"), 443, "web")
 	reaches(t, node, "tcp", addr("::1"), 22, "node")
+}
+
+// What machines that boot from the network ask at is open on the interface that is named, and
+// there only; the blocks of a file go out from a port that nobody opened, and are acknowledged.
+func TestNetbootIsOpenOnOneInterface(t *testing.T) {
+	needRoot(t)
+	node := home(t)
+	one, other := uplink(t), secondUplink(t)
+	ports := map[string][]int{"udp": {67, 69, 4011}, "tcp": {nodecfg.PortNetboot}}
+	for _, list := range ports {
+		for _, port := range list {
+			serve(t, node, "::", port, "node")
+		}
+	}
+	addrs := map[*os.File]netip.Addr{one: addr("2001:db8::1"), other: addr("2001:db8:1::1")}
+	open1 := func(from *os.File) {
+		t.Helper()
+		for network, list := range ports {
+			for _, port := range list {
+				reaches(t, from, network, addrs[from], port, "node")
+			}
+		}
+	}
+	closed := func(from *os.File) {
+		t.Helper()
+		for network, list := range ports {
+			for _, port := range list {
+				blocked(t, from, network, addrs[from], port)
+			}
+		}
+	}
+	open1(one) // controls
+	open1(other)
+
+	p := open(t, Config{Exclusive: true, Netboot: true})
+	closed(one)
+	if err := p.Netboot("up0"); err != nil {
+		t.Fatal(err)
+	}
+	open1(one)
+	closed(other)
+	blocked(t, one, "tcp", addrs[one], 69)
+	blocked(t, one, "udp", addrs[one], nodecfg.PortNetboot)
+	acknowledged(t, node, one, addrs[one])
+
+	// Another agent does not know what is open, and finds its own way.
+	q, err := Open(Config{Exclusive: true, Netboot: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Netboot("up1"); err != nil {
+		t.Fatal(err)
+	}
+	open1(other)
+	blocked(t, one, "udp", addrs[one], 69)
+	if err := q.Netboot(""); err != nil {
+		t.Fatal(err)
+	}
+	blocked(t, other, "udp", addrs[other], 69)
+}
+
+// acknowledged sends a request to port 69, an answer from another port, and an acknowledgement
+// to that, as TFTP does.
+func acknowledged(t *testing.T, node, machine *os.File, at netip.Addr) {
+	t.Helper()
+	var transfer, client net.PacketConn
+	listen := func(ns *os.File, conn *net.PacketConn) {
+		t.Helper()
+		in(t, ns, func() {
+			var err error
+			if *conn, err = net.ListenPacket("udp6", "[::]:0"); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	listen(node, &transfer)
+	listen(machine, &client)
+	if t.Failed() {
+		return
+	}
+	defer transfer.Close()
+	defer client.Close()
+	port := client.LocalAddr().(*net.UDPAddr).Port
+	if _, err := transfer.WriteTo([]byte("block"), &net.UDPAddr{IP: addr("2001:db8::2").AsSlice(), Port: port}); err != nil {
+		t.Fatal(err)
+	}
+	buf := make([]byte, 16)
+	deadline := time.Now().Add(wait)
+	for _, c := range []net.PacketConn{transfer, client} {
+		if err := c.SetReadDeadline(deadline); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, from, err := client.ReadFrom(buf)
+	if err != nil {
+		t.Fatalf("no block comes: %v", err)
+	}
+	if _, err := client.WriteTo([]byte("ack"), from); err != nil {
+		t.Fatal(err)
+	}
+	if n, _, err := transfer.ReadFrom(buf); err != nil || string(buf[:n]) != "ack" {
+		t.Errorf("no acknowledgement of a block from %s comes back: %v", at, err)
+	}
+}
+
+func TestNetbootOfNoService(t *testing.T) {
+	needRoot(t)
+	p := open(t, Config{Exclusive: true})
+	if err := p.Netboot("up0"); !errors.Is(err, errs.Invalid) {
+		t.Errorf("ports of a service that there is not: %v", err)
+	}
 }
 
 // A slice that sends from another's address is not heard, even where that other may speak.

@@ -33,6 +33,7 @@ import (
 //	chain input { hook input; policy accept [drop];
 //	    iifname "rk-*" drop;  iifname "wg-runink" drop
 //	    [ iif lo, established and related, ICMP, DHCP answers, the node's ports: accept ]
+//	    [ with Netboot: iifname @netboot udp dport 67, 69, 4011, tcp dport 7465: accept ]
 //	}
 //	chain output { hook output; policy accept; oifname "rk-*" drop; oifname "wg-runink" drop }
 //
@@ -46,6 +47,7 @@ const (
 	chainOutput  = "output"
 	mapSources   = "sources"
 	mapEdges     = "edges"
+	setNetboot   = "netboot"
 )
 
 // rulesetVersion changes with every change of the rules below, so that an agent of another
@@ -54,7 +56,7 @@ const rulesetVersion = 1
 
 // marker is the name of an empty chain that says which rules are loaded.
 func marker(c Config) string {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%d %v %v", rulesetVersion, c.Exclusive, c.TCP))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%d %v %v %v", rulesetVersion, c.Exclusive, c.TCP, c.Netboot))
 	return "v" + hex.EncodeToString(sum[:6])
 }
 
@@ -76,6 +78,18 @@ func edgesMap(t *nftables.Table) *nftables.Set {
 		KeyType:  nftables.MustConcatSetType(nftables.TypeIP6Addr, nftables.TypeIP6Addr),
 		DataType: nftables.TypeVerdict,
 	}
+}
+
+// netbootSet holds the interface on which other machines are booted.
+func netbootSet(t *nftables.Table) *nftables.Set {
+	return &nftables.Set{Table: t, Name: setNetboot, KeyType: nftables.TypeIFName}
+}
+
+// netbootPorts are where machines that boot from the network ask: DHCP, TFTP, PXE, and HTTP. The
+// blocks of a file come from ports that TFTP's server chooses, which speaks first there: what is
+// sent back is an answer.
+func netbootPorts() (udp, tcp []uint16) {
+	return []uint16{67, 69, 4011}, []uint16{nodecfg.PortNetboot}
 }
 
 // load queues the whole table on c. An existing one is replaced in the same transaction.
@@ -132,6 +146,19 @@ func load(c *nftables.Conn, cfg Config) error {
 		add(in, l4(unix.IPPROTO_UDP), dport(nodecfg.PortWireGuard), accept())
 		for _, p := range append([]uint16{nodecfg.PortAPI, nodecfg.PortRaft, nodecfg.PortMetrics}, cfg.TCP...) {
 			add(in, l4(unix.IPPROTO_TCP), dport(p), accept())
+		}
+		if cfg.Netboot {
+			on := netbootSet(t)
+			if err := c.AddSet(on, nil); err != nil {
+				return err
+			}
+			udp, tcp := netbootPorts()
+			for _, p := range udp {
+				add(in, lookup(iifname(), on), l4(unix.IPPROTO_UDP), dport(p), accept())
+			}
+			for _, p := range tcp {
+				add(in, lookup(iifname(), on), l4(unix.IPPROTO_TCP), dport(p), accept())
+			}
 		}
 	}
 	out := base(chainOutput, nftables.ChainHookOutput, policy)
@@ -198,6 +225,11 @@ func answers() []expr.Any {
 
 func vmap(s *nftables.Set) []expr.Any {
 	return []expr.Any{&expr.Lookup{SourceRegister: 1, DestRegister: 0, IsDestRegSet: true, SetName: s.Name, SetID: s.ID}}
+}
+
+// lookup matches what is in a set.
+func lookup(load []expr.Any, s *nftables.Set) []expr.Any {
+	return append(load, &expr.Lookup{SourceRegister: 1, SetName: s.Name, SetID: s.ID})
 }
 
 func goTo(chain string) []expr.Any {

@@ -51,4 +51,7 @@ type Config struct {
 	Exclusive bool
 	// Extra TCP ports open for input when Exclusive.
 	TCP []uint16
+	// Netboot is that the node boots other machines, when Exclusive: the ports that they ask at
+	// are open on the interface that Policy.Netboot names, and on no other.
+	Netboot bool
 }

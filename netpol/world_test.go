@@ -189,6 +189,18 @@ func uplink(t *testing.T) *os.File {
 	return out
 }
 
+// secondUplink joins the node to another network, on which it is 2001:db8:1::1.
+func secondUplink(t *testing.T) *os.File {
+	t.Helper()
+	out, err := newNetns()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { out.Close() })
+	wire(t, "up1", "2001:db8:1::1/64", out, "eth0", "2001:db8:1::2/64")
+	return out
+}
+
 // wire makes a veth between the node and another namespace, with addresses.
 func wire(t *testing.T, name, address string, other *os.File, otherName, otherAddress string) {
 	t.Helper()

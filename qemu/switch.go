@@ -51,7 +51,7 @@ func NewSwitch(j *Journal) *Switch {
 type Port struct {
 	Name string
 	sw   *Switch
-	// accept decides which frames leave through this port; nil: all.
+	// accept decides which frames leave through this port; nil: all. sw.mu guards it.
 	accept func(frame []byte) bool
 
 	queue   chan queued
@@ -118,6 +118,15 @@ func (s *Switch) Partition(a, b *Port, on bool) {
 		delete(s.broken, [2]*Port{b, a})
 	}
 	s.journal.Add(a.Name, map[bool]string{true: "cut", false: "heal"}[on], "to "+b.Name)
+}
+
+// Accept lets only those frames out through the port, to what is plugged in there, of which f says
+// so, an Ethernet header and what follows; nil: all again. f is called by many at once, and must
+// not write to the frame.
+func (p *Port) Accept(f func(frame []byte) bool) {
+	p.sw.mu.Lock()
+	defer p.sw.mu.Unlock()
+	p.accept = f
 }
 
 // Serve carries frames between conn and the port until either side fails or ctx ends,

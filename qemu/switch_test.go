@@ -160,6 +160,21 @@ func TestSwitchCut(t *testing.T) {
 	})
 }
 
+// A port lets out only what its filter takes, until it has none.
+func TestSwitchAccept(t *testing.T) {
+	inBubble(t, 3, func(r *rig) {
+		offer, other := frame(-1, 0, "offer"), frame(-1, 0, "x")
+		r.ports[1].Accept(func(f []byte) bool { return !bytes.Equal(f, offer) })
+		r.send(0, offer)
+		r.expect("what one does not take", map[int][]byte{2: offer})
+		r.send(0, other)
+		r.expect("what it takes", map[int][]byte{1: other, 2: other})
+		r.ports[1].Accept(nil)
+		r.send(0, offer)
+		r.expect("without a filter", map[int][]byte{1: offer, 2: offer})
+	})
+}
+
 func TestSwitchDelay(t *testing.T) {
 	inBubble(t, 2, func(r *rig) {
 		r.ports[1].Delay(300 * time.Millisecond)

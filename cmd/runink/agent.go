@@ -100,7 +100,7 @@ func runAgent(ctx context.Context, f agentFlags) error {
 		notEnforced = func() []string { return host.Sentences(host.Flags("/", host.ClockKept())) }
 	}
 	network, err := agent.OpenNetwork(agent.NetworkConfig{
-		Node: cfg.Node, Key: wgKey, Prefix: prefix, Cluster: cluster, Exclusive: f.exclusive && !f.host, Unenforced: f.unenforced,
+		Node: cfg.Node, Key: wgKey, Prefix: prefix, Cluster: cluster, Exclusive: f.exclusive && !f.host, Netboot: cfg.Netboot, Unenforced: f.unenforced,
 	})
 	if err != nil {
 		return err
@@ -109,8 +109,8 @@ func runAgent(ctx context.Context, f agentFlags) error {
 	a, err := agent.New(agent.Config{
 		Node: cfg.Node, Dir: f.dir, Engine: f.engine, Prefix: prefix, TimeScale: cfg.TimeScale,
 		Version: buildinfo.Read().Version, Image: info.Version, Addresses: addresses,
-		NotEnforced: notEnforced,
-		Keeper:      keeper.NewClient(f.keeper), Network: network, API: api,
+		NotEnforced: notEnforced, Failing: func() []string { return netbootFailing(cfg, nodecfg.StatusDir) },
+		Keeper: keeper.NewClient(f.keeper), Network: network, API: api,
 		Health: network.Check, OnState: agentStatus(log), Log: log,
 	})
 	if err != nil {

@@ -162,6 +162,10 @@ func nodeChecks(n *v1.Node, leader *v1.ClusterStatusResponse) []finding {
 		name, _, _ := strings.Cut(what, ":")
 		out = append(out, finding{Name: name, Result: checkLacking, Why: what, Next: "`runink doctor --for node` on the machine says more"})
 	}
+	for _, what := range n.GetFailing() {
+		name, why, _ := strings.Cut(what, ": ")
+		out = append(out, finding{Name: name, Result: checkLacking, Why: why, Next: "its console says what to do; the rest of the node works"})
+	}
 	version := finding{Name: "version", Result: checkOK, Why: join(", image ", n.GetVersion(), n.GetImageDigest())}
 	switch {
 	case n.GetVersion() == "":

@@ -202,6 +202,7 @@ func TestDoctorsNode(t *testing.T) {
 		{"drained", func(n *v1.Node) { n.State, n.DrainReason = "drained", "new disk" }, "state", checkLacking},
 		{"unhealthy", func(n *v1.Node) { n.State = "unhealthy" }, "state", checkLacking},
 		{"not enforced", func(n *v1.Node) { n.NotEnforced = []string{"memory limits of slices: no controller"} }, "memory limits of slices", checkLacking},
+		{"boots nobody", func(n *v1.Node) { n.Failing = []string{"network boot: no medium"} }, "network boot", checkLacking},
 		{"another image", func(n *v1.Node) { n.ImageDigest = "sha256:bb" }, "version", checkUnknown},
 		{"no room", func(n *v1.Node) { n.Capacity = nil }, "capacity", checkLacking},
 		{"a control node offers none", func(n *v1.Node) { n.Role, n.Capacity = "control", nil }, "", ""},

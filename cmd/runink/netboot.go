@@ -31,7 +31,7 @@ A machine that nobody has admitted waits, and asks again: ` + "`runink node mach
 ` + "`runink node admit`" + ` says what node it is. Each boot gets a fresh token, once.
 
 It calls the cluster of the context, with an API key of role netboot, which may do no more
-than that.`,
+than that. A control node does all this by itself where its words have runink.netboot=ADDRESS.`,
 		Example: `  RUNINK_API_KEY=rk_… runink netboot --listen 10.0.0.5 --image build/metal`,
 		Args:    cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {

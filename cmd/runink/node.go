@@ -61,6 +61,9 @@ func nodeState(n *v1.Node) string {
 	if len(n.GetNotEnforced()) > 0 {
 		s += ",not-enforced"
 	}
+	if len(n.GetFailing()) > 0 {
+		s += ",failing"
+	}
 	return s
 }
 
@@ -113,6 +116,9 @@ func emitNode(c *cobra.Command, n *v1.Node) error {
 		row(w, "last change", when(n.GetLastChange()))
 		for _, what := range n.GetNotEnforced() {
 			row(w, "not enforced", what)
+		}
+		for _, what := range n.GetFailing() {
+			row(w, "failing", what)
 		}
 	})
 }

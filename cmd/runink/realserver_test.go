@@ -29,6 +29,10 @@ const (
 )
 
 func TestMain(m *testing.M) {
+	if dir := os.Getenv(onANode); dir != "" {
+		serveOnANode(dir)
+		return
+	}
 	if os.Getenv(asBinary) == "" {
 		os.Exit(m.Run())
 	}

@@ -46,7 +46,7 @@ here, then submit it to a cluster:
 	add(groupRun, newRunCmd(), newPsCmd(), newWatchCmd(), newExplainCmd(), newStopCmd(), newLogsCmd(), newArtifactCmd(), newLineageCmd(), newEventsCmd())
 	add(groupCluster, newClusterCmd(), newContextCmd(), newNodeCmd(), newTokenCmd(), newInstallCmd(), newJoinCmd(), newLeaveCmd(), newNetbootCmd(), newHerdCmd(), newAPIKeyCmd(), newSecretCmd(), newAuditCmd(), newReplayCmd(), newDoctorCmd(), newVersionCmd())
 	// What PID 1 and systemd start; not for people.
-	root.AddCommand(newNetdCmd(), newServerCmd(), newAgentCmd(), newKeeperCmd(), newWatchdogCmd(), newManCmd())
+	root.AddCommand(newNetdCmd(), newNetbootNodeCmd(), newServerCmd(), newAgentCmd(), newKeeperCmd(), newWatchdogCmd(), newManCmd())
 	// Of a noun, the usage is its verbs.
 	root.SetUsageTemplate(strings.Replace(root.UsageTemplate(), "{{if .Runnable}}", "{{if and .Runnable (not .DisableFlagsInUseLine)}}", 1))
 	strict(root)

@@ -47,7 +47,7 @@ func policy() map[string]rule {
 		machines  = []Role{NodeRole, ControlRole, OperatorRole}
 		control   = []Role{ControlRole}
 		newcomer  = []Role{Anonymous}
-		netboot   = []Role{NetbootRole, OperatorRole}
+		netboot   = []Role{NetbootRole, ControlRole, OperatorRole} // a control node may have a service of its own
 		blobIn    = []Role{Runner, Admin, NodeRole, ControlRole, OperatorRole}
 	)
 	return map[string]rule{

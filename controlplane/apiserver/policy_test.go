@@ -50,7 +50,7 @@ var may = map[string]string{
 	"MachineService/List":               "o",
 	"MachineService/Admit":              "o",
 	"MachineService/Forget":             "o",
-	"MachineService/Boot":               "ob",
+	"MachineService/Boot":               "cob",
 	"HerdService/Put":                   "o",
 	"HerdService/Get":                   "vrmnco",
 	"HerdService/List":                  "vrmnco",

@@ -72,6 +72,14 @@ func TestFollowersForward(t *testing.T) {
 	if n == 0 {
 		t.Error("an empty snapshot")
 	}
+	// A machine that stands before the follower's own netboot service, which asks its own server.
+	own := v1.NewMachineServiceClient(c.asNode(f.nodeDir(), f.addr))
+	if got := c.boot(own, macA, uuidA); got.State != "pending" {
+		t.Errorf("a machine before a control node: %v", got)
+	}
+	if e := c.audit(identity.CmdMachineSeen); len(e) != 1 || e[0].GetPrincipal() != "node:"+f.name {
+		t.Errorf("its audit record: %v", e)
+	}
 	// A worker that joins through the follower.
 	c.joinThrough("w1", f.addr)
 }

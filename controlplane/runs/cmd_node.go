@@ -23,6 +23,7 @@ type nodeHello struct {
 	Capacity    scheduler.Resources `json:"capacity"`
 	Labels      map[string]string   `json:"labels,omitempty"`
 	NotEnforced []string            `json:"not_enforced,omitempty"`
+	Failing     []string            `json:"failing,omitempty"`
 	Addresses   []string            `json:"addresses,omitempty"`
 	WireGuard   []byte              `json:"wireguard_key,omitempty"`
 	// Known is everything the keeper still knows: running slices and unreported exits.
@@ -67,7 +68,7 @@ func (h Hooks) nodeSession(tx *barn.Tx, m barn.Meta, p nodeHello) (none, error) 
 		ns.State, ns.Reason, ns.Changed = NodeJoining, "", m.Time
 	}
 	ns.Version, ns.Image, ns.Capacity, ns.AgentLabels = p.Version, p.Image, p.Capacity, p.Labels
-	ns.NotEnforced, ns.Addresses, ns.WireGuard = p.NotEnforced, p.Addresses, p.WireGuard
+	ns.NotEnforced, ns.Failing, ns.Addresses, ns.WireGuard = p.NotEnforced, p.Failing, p.Addresses, p.WireGuard
 	if err := store(tx, nodePrefix+p.Node, ns); err != nil {
 		return none{}, err
 	}

@@ -56,7 +56,7 @@ func (m *Manager) node(r Reader, mem Member) (*apiv1.Node, error) {
 		Addresses: mem.Addresses, Prefix: mem.Prefix.String(), Labels: ns.AllLabels(mem.Name),
 		Capacity: toResources(ns.Capacity), Allocated: toResources(used), BootId: ns.Boot, Fingerprint: mem.Fingerprint,
 		Joined: toTime(mem.Joined), LastChange: toTime(ns.Changed), ImageDigest: ns.Image, Version: ns.Version,
-		NotEnforced: ns.NotEnforced, Revision: v.Rev,
+		NotEnforced: ns.NotEnforced, Failing: ns.Failing, Revision: v.Rev,
 	}
 	if len(ns.Addresses) > 0 {
 		n.Addresses = ns.Addresses

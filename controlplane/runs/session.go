@@ -155,7 +155,7 @@ func (s *session) open(ctx context.Context, hello *apiv1.Hello) error {
 	}
 	p := nodeHello{
 		Node: s.node, Boot: s.boot, Key: key, Version: hello.Version, Image: hello.ImageDigest,
-		Capacity: fromResources(hello.Capacity), Labels: hello.Labels, NotEnforced: hello.NotEnforced,
+		Capacity: fromResources(hello.Capacity), Labels: hello.Labels, NotEnforced: hello.NotEnforced, Failing: hello.Failing,
 		Addresses: hello.Addresses, WireGuard: hello.WireguardKey,
 	}
 	for _, st := range hello.Slices {

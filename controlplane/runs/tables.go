@@ -327,6 +327,7 @@ type NodeState struct {
 	Labels      map[string]string   `json:"labels,omitempty"`       // set by operators
 	AgentLabels map[string]string   `json:"agent_labels,omitempty"` // of the session
 	NotEnforced []string            `json:"not_enforced,omitempty"`
+	Failing     []string            `json:"failing,omitempty"` // what it does not that it was told to
 	Addresses   []string            `json:"addresses,omitempty"`
 	WireGuard   []byte              `json:"wireguard_key,omitempty"`
 	Draining    bool                `json:"draining,omitempty"`

@@ -26,6 +26,15 @@ var ipxeFiles = [...]struct {
 	name     string
 }{{BIOS, "undionly.kpxe"}, {UEFI, "snponly.efi"}}
 
+// IPXEFiles are the names of iPXE's programs in the folder that Config.IPXE is.
+func IPXEFiles() []string {
+	var names []string
+	for _, f := range ipxeFiles {
+		names = append(names, f.name)
+	}
+	return names
+}
+
 // pxeClass begins the vendor class of machines that boot by PXE, and is that of the answer.
 const pxeClass = "PXEClient"
 

@@ -129,7 +129,9 @@ func (h *web) machine(w http.ResponseWriter, r *http.Request) {
 	}
 	var text string
 	if err == nil && installs(a.Words) {
-		err = cannot // it was told, and answers all the same
+		if err = cannot; err == nil { // who is told that it cannot may answer so all the same
+			img, err = h.images.forInstall(img)
+		}
 	}
 	if err == nil {
 		text, err = bootScript(h.base, m, img, a, h.more)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -42,14 +43,14 @@ const (
 type Blob struct {
 	Name   string
 	Digest string // SHA-256, hexadecimal
-	Data   []byte // never written to
+	data   pieces // never written to
 }
 
 // Image is what a machine boots.
 type Image struct {
 	Kernel, Initramfs *Blob
 	// Install is what a machine that installs itself boots in Initramfs's place; nil: there is
-	// nothing that it could install itself from.
+	// nothing that it could install itself from, or it is not made yet (see forInstall).
 	Install *Blob
 }
 
@@ -73,6 +74,9 @@ type known struct {
 
 	archive fileState // that Install was made from
 	cannot  error     // why there is no Install, though there is that archive
+	// parts is what a medium has beside the image to be installed from, by path; nil: the folder
+	// is no medium's, or that is not read yet.
+	parts map[string][]byte
 }
 
 // fileState tells a file from one that replaced it.
@@ -94,7 +98,13 @@ func openImages(dir string, log *slog.Logger) (*images, error) {
 	if err != nil {
 		return nil, err
 	}
-	i.seen, i.known = state, []*known{{Image: img, told: i.now()}}
+	k := &known{Image: img, told: i.now()}
+	i.seen, i.known = state, []*known{k}
+	if root, ok := mediumOf(dir); ok {
+		if err := i.medium(k, root); err != nil { // now, for a medium may be taken out later
+			log.Warn("no machine can be installed from this medium", "err", err, "hint", errs.HintOf(err))
+		}
+	}
 	return i, nil
 }
 
@@ -143,17 +153,20 @@ func readImage(dir string) (Image, error) {
 	return img, nil
 }
 
-func newBlob(name string, data []byte) *Blob {
-	sum := sha256.Sum256(data)
-	return &Blob{Name: name, Digest: hex.EncodeToString(sum[:]), Data: data}
+func newBlob(name string, data ...[]byte) *Blob {
+	sum := sha256.New()
+	for _, d := range data {
+		sum.Write(d)
+	}
+	return &Blob{Name: name, Digest: hex.EncodeToString(sum.Sum(nil)), data: data}
 }
 
 // present returns the folder's image, a new one if it was built since. While the folder
 // holds none that is whole, the one before stays; that is logged, once for each change.
 //
-// The image has what a machine installs itself from, or cannot says why not: NotFound if the
-// folder has no archive, Conflict if it is another image's. An archive is read once; a
-// machine that began with one that was replaced ends with it.
+// A machine can be installed with it (see forInstall), or cannot says why not: NotFound if the
+// folder has no archive and is not a medium's, Conflict if the archive is another image's. An
+// archive is read once; a machine that began with one that was replaced ends with it.
 func (i *images) present() (img Image, cannot error) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -161,6 +174,10 @@ func (i *images) present() (img Image, cannot error) {
 	file := filepath.Join(i.dir, ArchiveFile)
 	info, err := os.Stat(file)
 	if err != nil {
+		if root, ok := mediumOf(i.dir); ok {
+			cannot = i.medium(k, root)
+			return k.Image, cannot
+		}
 		img, cannot = k.Image, i.noArchive(errs.NotFound, "%w", err)
 		img.Install = nil
 		return img, cannot
@@ -191,14 +208,20 @@ func (i *images) join(img Image, file string) (*Blob, error) {
 		return nil, i.noArchive(errs.NotFound, "%w", err)
 	}
 	// It is not compressed: what is in it stands there as it is.
-	if !bytes.Contains(archive, img.Kernel.Data) || !bytes.Contains(archive, img.Initramfs.Data) {
+	if !bytes.Contains(archive, img.Kernel.data[0]) || !bytes.Contains(archive, img.Initramfs.data[0]) {
 		return nil, i.noArchive(errs.Conflict, "%s is of another image than the one in its folder", file)
 	}
+	return i.behind(img, archive), nil
+}
+
+// behind puts an archive behind an image's initramfs.
+func (i *images) behind(img Image, archive []byte) *Blob {
 	const align = 4 // of the header that begins an archive (Linux, early-userspace/buffer-format)
-	pad := make([]byte, -len(img.Initramfs.Data)&(align-1))
-	b := newBlob(installFile, slices.Concat(img.Initramfs.Data, pad, archive))
+	initramfs := img.Initramfs.data[0]
+	pad := make([]byte, -len(initramfs)&(align-1))
+	b := newBlob(installFile, initramfs, pad, archive)
 	i.log.Info("an install archive", "with", img.Initramfs.Digest, "together", b.Digest)
-	return b, nil
+	return b
 }
 
 // look sees whether the folder holds another image, and returns the present one; i.mu is held.
@@ -237,14 +260,14 @@ func (i *images) put(first *known) {
 }
 
 // open returns a file by digest and name. done is called when it has been read.
-func (i *images) open(digest, name string) (r *bytes.Reader, done func(), ok bool) {
+func (i *images) open(digest, name string) (r io.ReadSeeker, done func(), ok bool) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	for _, k := range i.known {
 		for _, b := range []*Blob{k.Kernel, k.Initramfs, k.Install} {
 			if b != nil && b.Digest == digest && b.Name == name {
 				k.uses++
-				return bytes.NewReader(b.Data), func() {
+				return io.NewSectionReader(b.data, 0, b.data.size()), func() {
 					i.mu.Lock()
 					defer i.mu.Unlock()
 					k.uses--

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/runink/runink/internal/errs"
+	"github.com/runink/runink/internal/nodecfg"
 )
 
 // Ports that machines expect things at.
@@ -25,7 +26,7 @@ const (
 )
 
 // DefaultHTTPPort is where scripts and images are served.
-const DefaultHTTPPort = 7465
+const DefaultHTTPPort = nodecfg.PortNetboot
 
 // DefaultIPXE is where Debian's package ipxe has its files.
 const DefaultIPXE = "/usr/lib/ipxe"
@@ -72,7 +73,7 @@ func Open(cfg Config) (_ *Server, err error) {
 	if cfg.IPXE == "" {
 		cfg.IPXE = DefaultIPXE
 	}
-	nic, err := interfaceOf(cfg.Address)
+	nic, err := InterfaceOf(cfg.Address)
 	if err != nil {
 		return nil, err
 	}
@@ -136,8 +137,8 @@ func cannotListen(proto string, port int, err error) error {
 	return errs.E(errs.Internal, op, "%w", err).WithField(field)
 }
 
-// interfaceOf names the interface that has an address.
-func interfaceOf(a netip.Addr) (string, error) {
+// InterfaceOf names the interface of this host that has an address. Errors: Invalid.
+func InterfaceOf(a netip.Addr) (string, error) {
 	const op = "choose interface"
 	if !a.Is4() || a.IsUnspecified() || a.IsMulticast() {
 		return "", errs.E(errs.Invalid, op, "%s is no IPv4 address of a host", a).WithField("--listen").

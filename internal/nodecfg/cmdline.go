@@ -45,6 +45,7 @@ func keys() map[string]key {
 		"config":    {set: setConfigDisk},
 		"install":   {set: func(c *Config, v string) error { c.Install = v; return nil }},
 		"wipe":      {set: func(c *Config, v string) error { c.Wipe = v; return nil }},
+		"netboot":   {set: setNetboot},
 	}
 }
 
@@ -155,7 +156,7 @@ func addIP(c *Config, v string) error {
 // on: names are DNS labels, pins are SHA-256, every combination of role, join and token
 // has one meaning. Errors are of kind Invalid and name the runink.* key as their field.
 func (c Config) Validate() error {
-	for _, check := range []func() error{c.checkNames, c.checkRole, c.checkPins, c.checkJoin, c.checkState, c.checkInstall, c.checkTimeScale, c.checkIPs, c.checkLinks} {
+	for _, check := range []func() error{c.checkNames, c.checkRole, c.checkPins, c.checkJoin, c.checkState, c.checkInstall, c.checkTimeScale, c.checkIPs, c.checkLinks, c.checkNetboot} {
 		if err := check(); err != nil {
 			return err
 		}
@@ -349,6 +350,33 @@ func (c Config) checkIPs() error {
 		if g := ip.Gateway; g.IsValid() && g.Is4() != a.Is4() {
 			return invalid("ip", "gateway %s and address %s are of different families", g, a).WithHint("give one runink.ip per address family")
 		}
+	}
+	return nil
+}
+
+const netbootHint = "an IPv4 address of this node on the network of the machines, such as runink.netboot=10.0.0.5"
+
+func setNetboot(c *Config, v string) error {
+	a, err := netip.ParseAddr(v)
+	if err != nil {
+		return invalid("netboot", "%q is no address", v).WithHint(netbootHint)
+	}
+	c.Netboot = a
+	return nil
+}
+
+// checkNetboot leaves the service to control nodes: it hands out tokens, which a worker may not
+// ask for.
+func (c Config) checkNetboot() error {
+	a := c.Netboot
+	switch {
+	case !a.IsValid():
+		return nil
+	case !a.Is4() || !a.IsGlobalUnicast() || a == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		return invalid("netboot", "%s cannot be a node's address on a network of machines that boot by IPv4", a).WithHint(netbootHint)
+	case !c.Role.Control():
+		return invalid("netboot", "it is only for nodes of a control role, and this one is %s", c.Role).
+			WithHint("give it to a control node; or run `runink netboot` on any Linux host, with a key of its own")
 	}
 	return nil
 }

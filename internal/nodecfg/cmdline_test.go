@@ -33,6 +33,7 @@ func TestParse(t *testing.T) {
 			"install", first + " runink.install=serial:S1 runink.wipe=serial:S1",
 			Config{Cluster: "c1", Node: "n1", Role: RoleControlWorker, CA: pinA, Operator: pinB, TimeScale: 1, Install: "serial:S1", Wipe: "serial:S1"},
 		},
+		{"netboot", first + " runink.netboot=10.0.0.5", Config{Cluster: "c1", Node: "n1", Role: RoleControlWorker, CA: pinA, Operator: pinB, TimeScale: 1, Netboot: netip.MustParseAddr("10.0.0.5")}},
 		{"quoted word", strings.Replace(first, "runink.node=n1", `"runink.node=n1"`, 1), Config{Cluster: "c1", Node: "n1", Role: RoleControlWorker, CA: pinA, Operator: pinB, TimeScale: 1}},
 		{"a space in another's word", `x="a runink.bad=1 b" ` + first, Config{Cluster: "c1", Node: "n1", Role: RoleControlWorker, CA: pinA, Operator: pinB, TimeScale: 1}},
 		{
@@ -96,6 +97,14 @@ func TestParseRefuses(t *testing.T) {
 		{"install on a partition's name", first + " runink.install=part:x", "runink.install"},
 		{"wipe and no install", first + " runink.wipe=serial:S1", "runink.wipe"},
 		{"install, and state elsewhere", first + " runink.install=path:/dev/sda runink.state=serial:S2", "runink.state"},
+		{"netboot on a worker", worker + " runink.netboot=10.0.0.5", "runink.netboot"},
+		{"netboot on an interface", first + " runink.netboot=eth0", "runink.netboot"},
+		{"netboot with a port", first + " runink.netboot=10.0.0.5:80", "runink.netboot"},
+		{"netboot by IPv6", first + " runink.netboot=fd00::5", "runink.netboot"},
+		{"netboot everywhere", first + " runink.netboot=0.0.0.0", "runink.netboot"},
+		{"netboot of a broadcast", first + " runink.netboot=255.255.255.255", "runink.netboot"},
+		{"netboot on loopback", first + " runink.netboot=127.0.0.1", "runink.netboot"},
+		{"netboot twice", first + " runink.netboot=10.0.0.5 runink.netboot=10.0.0.6", "runink.netboot"},
 		{"time scale", first + " runink.timescale=0", "runink.timescale"},
 		{"time scale below 1", first + " runink.timescale=0.9", "runink.timescale"},
 		{"time scale NaN", first + " runink.timescale=NaN", "runink.timescale"},
@@ -131,7 +140,7 @@ func TestParseRefuses(t *testing.T) {
 // FuzzParse holds that whatever Parse accepts is valid, survives a file, and that no
 // runink.* word was passed over.
 func FuzzParse(f *testing.F) {
-	for _, s := range []string{first, worker, first + " runink.ip=eth0,10.0.0.1/8,gw=10.0.0.2", `"runink.node=a b" x`, "runink.=", "runink.x", `a="b c`, first + ` runink.token="t`} {
+	for _, s := range []string{first, worker, first + " runink.ip=eth0,10.0.0.1/8,gw=10.0.0.2", first + " runink.netboot=10.0.0.5", `"runink.node=a b" x`, "runink.=", "runink.x", `a="b c`, first + ` runink.token="t`} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

@@ -24,6 +24,9 @@ type Config struct {
 	State    string   `json:"state,omitempty"`    // runink.state: serial:…|wwn:…|part:…|path:…|none
 	Install  string   `json:"install,omitempty"`  // runink.install: serial:…|wwn:…|path:…, the disk to install on
 	Wipe     string   `json:"wipe,omitempty"`     // runink.wipe: what names that disk if it is not empty
+	// Netboot (runink.netboot) is this control node's address on the network whose machines it
+	// boots; invalid: none.
+	Netboot netip.Addr `json:"netboot,omitzero"`
 	// TimeScale (runink.timescale, default 1) multiplies every timeout: for emulated machines.
 	TimeScale float64 `json:"time_scale"`
 }

@@ -14,6 +14,12 @@ const (
 	ResolvFile = RunDir + "/resolv.conf" // written by netd; /etc/resolv.conf points here
 	ImageFile  = "/etc/os-release"
 
+	// MediumDir is where PID 1 mounts what the node booted from, read-only: for the time of an
+	// install, or for as long as the node boots others.
+	MediumDir = RunDir + "/medium"
+	// NetbootDir is the netboot service's: a NodeDir with a copy of the node's identity, in memory.
+	NetbootDir = RunDir + "/netboot"
+
 	// WatchdogLock and DeadlineFile are shared by keeper and watchdog of an ordinary host
 	// (package fence).
 	WatchdogLock = RunDir + "/watchdog.lock"
@@ -46,6 +52,10 @@ const (
 	CgroupHerds        = CgroupRoot + "/herds"  // the keeper's, memory.max bounds all slices
 	CgroupSystem       = CgroupRoot + "/system" // one child for each component, named like it
 
+	// NetbootID is the user and group that the netboot service becomes. No slice has it: theirs
+	// begin far above.
+	NetbootID = 67
+
 	// ExitDeadman is the keeper's exit code for "something outlived cgroup.kill by K":
 	// PID 1 reboots the machine at once.
 	ExitDeadman = 86
@@ -68,4 +78,5 @@ const (
 	PortWireGuard = 7462 // udp
 	PortMetrics   = 7463
 	PortEdge      = 7464
+	PortNetboot   = 7465 // HTTP, of the netboot service
 )

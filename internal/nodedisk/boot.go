@@ -7,7 +7,9 @@ import (
 	"encoding/json"
 	"errors"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/runink/runink/internal/errs"
@@ -16,7 +18,8 @@ import (
 // Where a medium, and a boot disk's own first file system, have what they boot.
 const (
 	BootDir = "boot/runink"
-	// GRUBDir has GRUB's parts for boot disks, on media that may be installed from.
+	// GRUBDir has GRUB's parts for boot disks, on what may be installed from: media, and boot
+	// disks, whose node boots others.
 	GRUBDir    = BootDir + "/disk"
 	ISOLabel   = "RUNINK" // of a CD's file system
 	MenuFile   = "boot/grub/grub.cfg"
@@ -69,6 +72,23 @@ func ReadBoot(medium fs.FS, version string) (Boot, error) {
 			WithHint("leave only the medium in the machine that it booted from")
 	}
 	return b, b.check()
+}
+
+// ReadParts reads, by path, what a medium has beside kernel and initramfs to be installed from:
+// their digests, the manifest, and GRUB's parts. What those two are is not looked at. Errors are
+// those of ReadBoot.
+func ReadParts(medium fs.FS) (map[string][]byte, error) {
+	parts := map[string][]byte{}
+	for dir, names := range map[string][]string{BootDir: {ManifestFile}, GRUBDir: {SectorFile, CoreFile, ProgramFile}} {
+		files, err := readSums(medium, dir, names...)
+		if err != nil {
+			return nil, err
+		}
+		for name, data := range files {
+			parts[dir+"/"+name] = data
+		}
+	}
+	return parts, nil
 }
 
 // ManifestVersion returns the version of the image that a manifest describes.
@@ -138,6 +158,18 @@ func (b Boot) check() error {
 		return errs.E(errs.Corrupt, "read GRUB", "its list has %d sectors, its program %d", got, want)
 	}
 	return nil
+}
+
+// grub are GRUB's parts as ReadBoot reads them, by name below GRUBDir, with their digests.
+func (b Boot) grub() map[string][]byte {
+	files := map[string][]byte{SectorFile: b.Sector, CoreFile: b.Core, ProgramFile: b.Program}
+	var sums strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(files)) {
+		sum := sha256.Sum256(files[name])
+		sums.WriteString(hex.EncodeToString(sum[:]) + "  " + name + "\n")
+	}
+	files[SumsFile] = []byte(sums.String())
+	return files
 }
 
 // bios returns GRUB's first sector, with a table for a disk of size bytes, and the rest of

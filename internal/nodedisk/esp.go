@@ -18,9 +18,10 @@ import (
 // madeAt dates every file of a boot disk: the first time that FAT can write down.
 func madeAt() time.Time { return time.Unix(315532800, 0).UTC() } // 1980-01-01
 
-// The label, and the entry that FAT has for it: a name of eight characters and three more.
+// ESPLabel is of the file system that a boot disk boots from. FAT has an entry for it: a name of
+// eight characters and three more.
 const (
-	espLabel      = "RUNINK-ESP"
+	ESPLabel      = "RUNINK-ESP"
 	espLabelEntry = "RUNINK-E.SP"
 )
 
@@ -34,7 +35,7 @@ func makeESP(f *os.File, files map[string][]byte) (used int64, err error) {
 		return 0, errs.E(errs.Internal, op, "%w", err)
 	}
 	w := &extent{File: f}
-	fs, err := fat32.Create(file.New(w, false), size, 0, Sector, espLabel, true)
+	fs, err := fat32.Create(file.New(w, false), size, 0, Sector, ESPLabel, true)
 	if err != nil {
 		return 0, errs.E(errs.Internal, op, "%w", err)
 	}

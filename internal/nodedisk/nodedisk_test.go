@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/fstest"
@@ -121,14 +122,25 @@ func TestWrite(t *testing.T) {
 	if !bootable(t, f) {
 		t.Error("it has no boot sector")
 	}
-	for name, want := range map[string]string{
-		EFIProgram: "MZ program", MenuFile: Menu(o.Cmdline), BootDir + "/" + InitramfsFile: string(o.Boot.Files[InitramfsFile]),
-		BootDir + "/" + VmlinuzFile: string(o.Boot.Files[VmlinuzFile]), BootDir + "/" + SumsFile: string(o.Boot.Files[SumsFile]),
-	} {
+	read := func(name string) []byte {
 		out, err := exec.CommandContext(t.Context(), "mtype", "-i", fmt.Sprintf("%s@@%d", f.Name(), ESPStart*Sector), "::"+name).Output()
-		if err != nil || string(out) != want {
-			t.Errorf("%s: %d bytes, %v, want %d", name, len(out), err, len(want))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
 		}
+		return out
+	}
+	for name, want := range map[string]string{EFIProgram: "MZ program", MenuFile: Menu(o.Cmdline)} {
+		if out := read(name); string(out) != want {
+			t.Errorf("%s: %d bytes, want %d", name, len(out), len(want))
+		}
+	}
+	// It is a medium itself, that others are installed from.
+	own := fstest.MapFS{}
+	for name := range medium("v1") {
+		own[name] = &fstest.MapFile{Data: read(name)}
+	}
+	if b, err := ReadBoot(own, "v1"); err != nil || !reflect.DeepEqual(b, o.Boot) {
+		t.Errorf("read back as a medium: %v, the same: %v", err, reflect.DeepEqual(b, o.Boot))
 	}
 	state := make([]byte, edge)
 	for _, at := range []int64{StateStart * Sector, int64(stateEnd(diskSize))*Sector - edge} {

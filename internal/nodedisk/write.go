@@ -231,6 +231,9 @@ func Write(dev Disk, size int64, o Options) (written bool, err error) {
 	for name, data := range o.Boot.Files {
 		files[BootDir+"/"+name] = data
 	}
+	for name, data := range o.Boot.grub() {
+		files[GRUBDir+"/"+name] = data
+	}
 	used, err := makeESP(esp, files)
 	if err != nil {
 		return false, err

@@ -141,6 +141,9 @@ func build(ctx context.Context, o options) error {
 	if !res.Manifest.Kernel.Locked {
 		fmt.Printf("UNLOCKED                 kernel %s %s is not the one in the lock file in image/\n", res.Manifest.Kernel.Package, res.Manifest.Kernel.Version)
 	}
+	if x := res.Manifest.IPXE; x != nil && !x.Locked {
+		fmt.Printf("UNLOCKED                 %s %s is not the one in the lock file in image/\n", x.Package, x.Version)
+	}
 	fmt.Printf("written to               %s\n", o.out)
 	return nil
 }

@@ -209,8 +209,10 @@ type Hello struct {
 	Addresses    []string               `protobuf:"bytes,7,rep,name=addresses,proto3" json:"addresses,omitempty"`
 	WireguardKey []byte                 `protobuf:"bytes,8,opt,name=wireguard_key,json=wireguardKey,proto3" json:"wireguard_key,omitempty"`
 	// Everything the keeper still knows: running slices and unacknowledged exits.
-	Slices        []*SliceStatus    `protobuf:"bytes,9,rep,name=slices,proto3" json:"slices,omitempty"`
-	Labels        map[string]string `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Slices []*SliceStatus    `protobuf:"bytes,9,rep,name=slices,proto3" json:"slices,omitempty"`
+	Labels map[string]string `protobuf:"bytes,10,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What this node was told to do beside its work and does not, one sentence each.
+	Failing       []string `protobuf:"bytes,11,rep,name=failing,proto3" json:"failing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -311,6 +313,13 @@ func (x *Hello) GetSlices() []*SliceStatus {
 func (x *Hello) GetLabels() map[string]string {
 	if x != nil {
 		return x.Labels
+	}
+	return nil
+}
+
+func (x *Hello) GetFailing() []string {
+	if x != nil {
+		return x.Failing
 	}
 	return nil
 }
@@ -2009,7 +2018,7 @@ const file_runink_v1_agent_proto_rawDesc = "" +
 	"\tforgotten\x18\x05 \x01(\v2\x14.runink.v1.ForgottenH\x00R\tforgottenB\t\n" +
 	"\amessage\"4\n" +
 	"\tForgotten\x12'\n" +
-	"\x0facknowledged_to\x18\x01 \x01(\x04R\x0eacknowledgedTo\"\xaa\x03\n" +
+	"\x0facknowledged_to\x18\x01 \x01(\x04R\x0eacknowledgedTo\"\xc4\x03\n" +
 	"\x05Hello\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x17\n" +
 	"\aboot_id\x18\x02 \x01(\tR\x06bootId\x12\x18\n" +
@@ -2021,7 +2030,8 @@ const file_runink_v1_agent_proto_rawDesc = "" +
 	"\rwireguard_key\x18\b \x01(\fR\fwireguardKey\x12.\n" +
 	"\x06slices\x18\t \x03(\v2\x16.runink.v1.SliceStatusR\x06slices\x124\n" +
 	"\x06labels\x18\n" +
-	" \x03(\v2\x1c.runink.v1.Hello.LabelsEntryR\x06labels\x1a9\n" +
+	" \x03(\v2\x1c.runink.v1.Hello.LabelsEntryR\x06labels\x12\x18\n" +
+	"\afailing\x18\v \x03(\tR\afailing\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x87\x01\n" +

@@ -42,8 +42,10 @@ type Node struct {
 	ImageDigest string                 `protobuf:"bytes,15,opt,name=image_digest,json=imageDigest,proto3" json:"image_digest,omitempty"`                                             // what it was booted from; empty on an ordinary host
 	Version     string                 `protobuf:"bytes,16,opt,name=version,proto3" json:"version,omitempty"`                                                                        // of its program
 	// What this machine cannot enforce ("cgroup", "netpol", …); empty on an appliance.
-	NotEnforced   []string `protobuf:"bytes,17,rep,name=not_enforced,json=notEnforced,proto3" json:"not_enforced,omitempty"`
-	Revision      uint64   `protobuf:"varint,18,opt,name=revision,proto3" json:"revision,omitempty"` // grows with each change
+	NotEnforced []string `protobuf:"bytes,17,rep,name=not_enforced,json=notEnforced,proto3" json:"not_enforced,omitempty"`
+	Revision    uint64   `protobuf:"varint,18,opt,name=revision,proto3" json:"revision,omitempty"` // grows with each change
+	// What it was told to do beside its work and does not, one sentence each: "network boot: …".
+	Failing       []string `protobuf:"bytes,19,rep,name=failing,proto3" json:"failing,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -202,6 +204,13 @@ func (x *Node) GetRevision() uint64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *Node) GetFailing() []string {
+	if x != nil {
+		return x.Failing
+	}
+	return nil
 }
 
 type ListNodesRequest struct {
@@ -997,7 +1006,7 @@ var File_runink_v1_node_proto protoreflect.FileDescriptor
 
 const file_runink_v1_node_proto_rawDesc = "" +
 	"\n" +
-	"\x14runink/v1/node.proto\x12\trunink.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16runink/v1/common.proto\"\xb7\x05\n" +
+	"\x14runink/v1/node.proto\x12\trunink.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16runink/v1/common.proto\"\xd1\x05\n" +
 	"\x04Node\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
@@ -1018,7 +1027,8 @@ const file_runink_v1_node_proto_rawDesc = "" +
 	"\fimage_digest\x18\x0f \x01(\tR\vimageDigest\x12\x18\n" +
 	"\aversion\x18\x10 \x01(\tR\aversion\x12!\n" +
 	"\fnot_enforced\x18\x11 \x03(\tR\vnotEnforced\x12\x1a\n" +
-	"\brevision\x18\x12 \x01(\x04R\brevision\x1a9\n" +
+	"\brevision\x18\x12 \x01(\x04R\brevision\x12\x18\n" +
+	"\afailing\x18\x13 \x03(\tR\afailing\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"L\n" +

@@ -5,9 +5,11 @@ package netboot
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +39,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// boot brings up n1; the other machines are off. Every frame on the switch is kept.
+// boot brings up n1, with a netboot service of its own; the other machines are off.
 func boot(t *testing.T) *harness.Cluster {
 	t.Helper()
 	bin, err := filepath.Abs(filepath.Join(root, "bin", "runink"))
@@ -45,14 +47,16 @@ func boot(t *testing.T) *harness.Cluster {
 		t.Fatal(err)
 	}
 	img := filepath.Join(root, "build", "image")
-	for _, f := range []string{bin, filepath.Join(img, image.VmlinuzFile)} {
+	metal := filepath.Join(root, "build", "metal")
+	for _, f := range []string{bin, filepath.Join(img, image.VmlinuzFile), filepath.Join(metal, image.VmlinuzFile)} {
 		if _, err := os.Stat(f); err != nil {
-			t.Fatalf("%v: run `make image` first", err)
+			t.Fatalf("%v: run `make image metal` first", err)
 		}
 	}
 	start := time.Now()
 	c, err := harness.New(t.Context(), harness.Config{
 		Dir: t.TempDir(), Bin: bin, Image: img, Nodes: 1, Spare: 3,
+		Words:    func(string, float64) string { return "runink.netboot=" + firstAddress },
 		Progress: func(s string) { fmt.Printf("[%5.1f s] %s\n", time.Since(start).Seconds(), s) },
 	})
 	if err != nil {
@@ -68,10 +72,47 @@ func boot(t *testing.T) *harness.Cluster {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
+	withMedium(ctx, t, c, metal)
+	for _, vm := range []string{"n2", "n3", twin} {
+		c.Port(vm).Accept(notBootedBy(firstAddress))
+	}
 	if err := c.Up(ctx); err != nil {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// firstAddress is n1's.
+const firstAddress = "10.77.0.11"
+
+// withMedium makes n1 a machine with the metal image, whose ISO is in its drive, as it would be
+// had it booted from that.
+func withMedium(ctx context.Context, t *testing.T, c *harness.Cluster, metal string) {
+	t.Helper()
+	iso := filepath.Join(t.TempDir(), "runink.iso")
+	err := image.BuildISO(ctx, image.MediaOptions{Image: metal, Out: iso})
+	if err == nil {
+		err = c.Machine("n1").Configure(func(cfg *qemu.MachineConfig) {
+			cfg.Kernel, cfg.Initrd = filepath.Join(metal, image.VmlinuzFile), filepath.Join(metal, image.InitramfsFile)
+			cfg.Media = []qemu.Media{{Bus: qemu.CD, Path: iso}}
+		})
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// notBootedBy keeps from a machine what a netboot service at an address says of how to boot.
+func notBootedBy(address string) func(frame []byte) bool {
+	from := netip.MustParseAddr(address).AsSlice()
+	return func(frame []byte) bool {
+		_, datagram := udpTo(frame)
+		if datagram == nil {
+			return true
+		}
+		port := binary.BigEndian.Uint16(datagram)
+		return port != 67 && port != 4011 || !bytes.Equal(frame[26:30], from)
+	}
 }
 
 // serve starts `runink netboot` on a host of its own, with an API key of its own.
@@ -194,6 +235,7 @@ func (b *bare) off(ctx context.Context, t *testing.T) {
 type nodeState struct {
 	State, Fingerprint string
 	BootID             string `json:"boot_id"`
+	Image              string `json:"image_digest"`
 	Addresses          []string
 }
 
@@ -288,7 +330,8 @@ func (b *bare) anew(ctx context.Context, t *testing.T, earlier nodeState) nodeSt
 
 // Machines without anything on their disks boot from the network, one by BIOS and one by UEFI,
 // side by side: each waits until it is admitted, becomes the node of its record, and does so
-// again after a shutdown, with another key and another token.
+// again after a shutdown, with another key and another token. The first boot by UEFI is from a
+// control node's own service, with the image that the node runs; all others are from a host.
 //
 // The first one's token is tried by a second machine, which is refused on its console and in the
 // audit log, while the first one goes on; and at its second boot it hears a DHCP server that
@@ -319,7 +362,7 @@ func TestNetworkBoot(t *testing.T) {
 		t.Run("by UEFI", func(t *testing.T) {
 			t.Parallel()
 			b := &bare{c: c, vm: "n3", node: "w8", firmware: qemu.UEFI}
-			first := b.admitted(ctx, t)
+			first := fromAControlNode(ctx, t, b)
 			b.off(ctx, t)
 			powered := time.Now()
 			b.on(ctx, t, true)
@@ -350,6 +393,26 @@ func TestNetworkBoot(t *testing.T) {
 			t.Errorf("%d tokens of %s crossed the network, want one a boot at least", len(got), node)
 		}
 	}
+}
+
+// fromAControlNode boots a machine for the first time, while it hears nobody but n1, and so with
+// n1's own image.
+func fromAControlNode(ctx context.Context, t *testing.T, b *bare) nodeState {
+	t.Helper()
+	b.c.Port(b.vm).Accept(notBootedBy(hostAddress))
+	defer b.c.Port(b.vm).Accept(notBootedBy(firstAddress))
+	n1 := b.c.Machine("n1").Console
+	if _, _, err := n1.Wait(ctx, 0, regexp.MustCompile(`^status netboot: ready: serves the machines on the network of `+regexp.QuoteMeta(firstAddress))); err != nil {
+		t.Fatal(err)
+	}
+	n := b.admitted(ctx, t)
+	if _, _, err := n1.Wait(ctx, 0, regexp.MustCompile(`^netboot: .* msg="a machine boots" .*node=`+b.node)); err != nil {
+		t.Fatal(err)
+	}
+	if its := (&bare{c: b.c, node: "n1"}).isReady(ctx, t); n.Image == "" || n.Image != its.Image {
+		t.Errorf("it runs image %q, and the node that booted it %q", n.Image, its.Image)
+	}
+	return n
 }
 
 // installed boots a machine to install itself, with an image that is put in the place of the one
