@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/runink/runink/internal/errs"
@@ -79,10 +80,19 @@ type known struct {
 	parts map[string][]byte
 }
 
-// fileState tells a file from one that replaced it.
+// fileState tells a file from one that replaced it, in the same tick of the clock and as long, too.
 type fileState struct {
+	inode   uint64
 	size    int64
 	changed time.Time
+}
+
+func stateOf(info os.FileInfo) fileState {
+	s := fileState{size: info.Size(), changed: info.ModTime()}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		s.inode = st.Ino
+	}
+	return s
 }
 
 // openImages reads the image of a folder.
@@ -182,7 +192,7 @@ func (i *images) present() (img Image, cannot error) {
 		img.Install = nil
 		return img, cannot
 	}
-	now := fileState{info.Size(), info.ModTime()}
+	now := stateOf(info)
 	if k.archive != now {
 		if k.Install != nil {
 			// Who was told of the older one finishes with it.

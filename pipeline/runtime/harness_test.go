@@ -238,7 +238,9 @@ func (n *node) start(ctx context.Context) func() map[string]*result {
 		wg.Go(func() {
 			defer agent.Close()
 			if err := agent.Send(slicechan.Down{Spec: spec}); err != nil {
-				n.t.Error(err)
+				if ctx.Err() == nil { // else the slice may be gone before it began
+					n.t.Error(err)
+				}
 				return
 			}
 			if n.onSpec != nil {
