@@ -21,7 +21,6 @@ import (
 	"time"
 
 	"github.com/runink/runink/image"
-	"github.com/runink/runink/internal/nodedisk"
 	"github.com/runink/runink/qemu"
 	"github.com/runink/runink/tools/harness"
 	"github.com/runink/runink/tools/operator"
@@ -73,7 +72,7 @@ func boot(t *testing.T) *harness.Cluster {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 	defer cancel()
-	withBootDisk(ctx, t, c, metal)
+	withMedium(ctx, t, c, metal)
 	for _, vm := range []string{"n2", "n3", twin} {
 		c.Port(vm).Accept(notBootedBy(firstAddress))
 	}
@@ -86,16 +85,16 @@ func boot(t *testing.T) *harness.Cluster {
 // firstAddress is n1's.
 const firstAddress = "10.77.0.11"
 
-// withBootDisk makes n1 a machine with the metal image and a disk that it could have booted that
-// from: to be started by QEMU takes less time.
-func withBootDisk(ctx context.Context, t *testing.T, c *harness.Cluster, metal string) {
+// withMedium makes n1 a machine with the metal image, whose ISO is in its drive, as it would be
+// had it booted from that.
+func withMedium(ctx context.Context, t *testing.T, c *harness.Cluster, metal string) {
 	t.Helper()
-	disk := filepath.Join(t.TempDir(), "disk.img")
-	err := image.BuildDisk(ctx, image.MediaOptions{Image: metal, Out: disk, StateBytes: nodedisk.MinState})
+	iso := filepath.Join(t.TempDir(), "runink.iso")
+	err := image.BuildISO(ctx, image.MediaOptions{Image: metal, Out: iso})
 	if err == nil {
 		err = c.Machine("n1").Configure(func(cfg *qemu.MachineConfig) {
 			cfg.Kernel, cfg.Initrd = filepath.Join(metal, image.VmlinuzFile), filepath.Join(metal, image.InitramfsFile)
-			cfg.Media = []qemu.Media{{Bus: qemu.SATA, Path: disk}}
+			cfg.Media = []qemu.Media{{Bus: qemu.CD, Path: iso}}
 		})
 	}
 	if err != nil {
