@@ -13,6 +13,9 @@
 //   - It believes no DHCP server: it reads requests of machines only, and remembers nothing
 //     of them.
 //
+// The image is in a folder as the image builder writes it, beside an install archive or none, or
+// in that of a boot medium or disk, which is all that others are installed from.
+//
 // What a machine may boot, and as what, it asks Config.Ask at each boot. It knows no cluster
 // and keeps no token: a script with one is written into the answer and forgotten.
 //

@@ -37,7 +37,7 @@ type Config struct {
 	Address netip.Addr
 	// HTTPPort is of scripts and images; optional, DefaultHTTPPort.
 	HTTPPort uint16
-	Image    string // folder with vmlinuz, initramfs.cpio.zst and SHA256SUMS
+	Image    string // folder with vmlinuz, initramfs.cpio.zst and SHA256SUMS, such as a medium's nodedisk.BootDir
 	IPXE     string // folder with undionly.kpxe and snponly.efi; optional, DefaultIPXE
 	// Append are words for every machine's kernel command line; optional. None of them is one
 	// that an answer may have: a node takes no key twice.
