@@ -43,27 +43,27 @@ func heard(t *testing.T, out <-chan *apiv1.AgentMessage) uint64 {
 	}
 }
 
-func forgotten(t *testing.T, fails int, again bool) {
-	const id = "r/s@1"
+// withEnded is an agent that knows the attempt id, which has ended and was reported. ack is the
+// keeper's answer to being told to forget it.
+func withEnded(t *testing.T, id string, ack func(string) any) *Agent {
+	t.Helper()
 	a := testAgent(t, scripted{
 		"list": func(string) any {
 			return map[string]any{"slices": []keeper.Slice{{ID: id, State: keeper.StateExited, Exit: &keeper.Exit{Reason: keeper.ReasonLost, Code: -1}}}}
 		},
-		"attach": notKnown, "kill": func(string) any { return map[string]any{} },
-		"ack": func(string) any {
-			if fails > 0 {
-				fails--
-				return map[string]any{"error": keeperError{"internal", "a cgroup that does not go away"}}
-			}
-			return map[string]any{}
-		},
+		"attach": notKnown, "kill": func(string) any { return map[string]any{} }, "ack": ack,
 	}.listen(t), quietNet{})
 	leave(t, a, id)
 	if err := a.recover(a.life); err != nil {
 		t.Fatal(err)
 	}
-	at := a.attempts[id]
-	<-at.done
+	<-a.attempts[id].done
+	return a
+}
+
+// forgetting is a session that cleans up until the test ends, and what it says.
+func forgetting(t *testing.T, a *Agent) (*session, <-chan *apiv1.AgentMessage) {
+	t.Helper()
 	out := make(chan *apiv1.AgentMessage, 4)
 	s := &session{a: a, stream: messages{out: out}, dead: make(chan *apiv1.DesiredState, 1)}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -73,8 +73,23 @@ func forgotten(t *testing.T, fails int, again bool) {
 			t.Error(err)
 		}
 	})
-	defer wg.Wait()
-	defer cancel()
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+	})
+	return s, out
+}
+
+func forgotten(t *testing.T, fails int, again bool) {
+	const id = "r/s@1"
+	a := withEnded(t, id, func(string) any {
+		if fails > 0 {
+			fails--
+			return map[string]any{"error": keeperError{"internal", "a cgroup that does not go away"}}
+		}
+		return map[string]any{}
+	})
+	s, out := forgetting(t, a)
 	state := &apiv1.DesiredState{Acknowledged: []*apiv1.SliceKey{{Run: "r", Slice: "s", Epoch: 1}}, AcknowledgedTo: 1}
 	s.dead <- state
 	want := uint64(1)
@@ -102,36 +117,15 @@ func forgotten(t *testing.T, fails int, again bool) {
 func TestForgottenUpToWhatIsLeft(t *testing.T) {
 	const id = "r/stuck@1"
 	goes := make(chan struct{})
-	a := testAgent(t, scripted{
-		"list": func(string) any {
-			return map[string]any{"slices": []keeper.Slice{{ID: id, State: keeper.StateExited, Exit: &keeper.Exit{Reason: keeper.ReasonLost, Code: -1}}}}
-		},
-		"attach": notKnown, "kill": func(string) any { return map[string]any{} },
-		"ack": func(string) any {
-			select {
-			case <-goes:
-				return map[string]any{}
-			default:
-				return map[string]any{"error": keeperError{"internal", "a cgroup that does not go away"}}
-			}
-		},
-	}.listen(t), quietNet{})
-	leave(t, a, id)
-	if err := a.recover(a.life); err != nil {
-		t.Fatal(err)
-	}
-	<-a.attempts[id].done
-	out := make(chan *apiv1.AgentMessage, 4)
-	s := &session{a: a, stream: messages{out: out}, dead: make(chan *apiv1.DesiredState, 1)}
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := s.forget(ctx); !errors.Is(err, context.Canceled) {
-			t.Error(err)
+	a := withEnded(t, id, func(string) any {
+		select {
+		case <-goes:
+			return map[string]any{}
+		default:
+			return map[string]any{"error": keeperError{"internal", "a cgroup that does not go away"}}
 		}
 	})
-	defer wg.Wait()
-	defer cancel()
+	s, out := forgetting(t, a)
 	named := func(slices ...string) (keys []*apiv1.SliceKey) {
 		for _, slice := range slices {
 			keys = append(keys, &apiv1.SliceKey{Run: "r", Slice: slice, Epoch: 1})
@@ -155,17 +149,7 @@ func TestForgottenUpToWhatIsLeft(t *testing.T) {
 // TestForgottenWithItsLogs: an attempt is known until its logs are within their bound, too.
 func TestForgottenWithItsLogs(t *testing.T) {
 	const id = "r/s@1"
-	a := testAgent(t, scripted{
-		"list": func(string) any {
-			return map[string]any{"slices": []keeper.Slice{{ID: id, State: keeper.StateExited, Exit: &keeper.Exit{Reason: keeper.ReasonLost, Code: -1}}}}
-		},
-		"attach": notKnown, "kill": func(string) any { return map[string]any{} }, "ack": func(string) any { return map[string]any{} },
-	}.listen(t), quietNet{})
-	leave(t, a, id)
-	if err := a.recover(a.life); err != nil {
-		t.Fatal(err)
-	}
-	<-a.attempts[id].done
+	a := withEnded(t, id, func(string) any { return map[string]any{} })
 	// Something is in the place of its logs that is no folder.
 	logs := a.logDir(id)
 	if err := os.Rename(logs, logs+".away"); err != nil {

@@ -65,7 +65,7 @@ func runAgent(ctx context.Context, f agentFlags) error {
 		return err
 	}
 	dir := pki.NodeDir(f.nodeDir)
-	member, err := admitted(ctx, dir, cfg.TimeScale, agentStatus(log))
+	member, err := admitted(ctx, dir, cfg, agentStatus(log))
 	if err != nil {
 		return err
 	}
@@ -136,11 +136,11 @@ func runAgent(ctx context.Context, f agentFlags) error {
 
 // admitted waits until the cluster has said what this node is. On the first control node
 // certificate and folder are there before the cluster is.
-func admitted(ctx context.Context, dir pki.NodeDir, timeScale float64, status func(state, message string)) (pki.Member, error) {
-	tick := time.NewTicker(time.Duration(float64(100*time.Millisecond) * timeScale))
+func admitted(ctx context.Context, dir pki.NodeDir, cfg nodecfg.Config, status func(state, message string)) (pki.Member, error) {
+	tick := time.NewTicker(time.Duration(float64(100*time.Millisecond) * cfg.TimeScale))
 	defer tick.Stop()
 	for first := true; ; first = false {
-		m, err := dir.Member()
+		m, err := dir.MemberOf(cfg.Cluster, cfg.Node, cfg.CA)
 		switch {
 		case err == nil && m.Prefix != "":
 			return m, nil

@@ -90,7 +90,7 @@ func (n *nodeNetboot) run(ctx context.Context) error {
 // open waits until the node is a member and has the address, and opens the service. addrs are
 // those of control nodes.
 func (n *nodeNetboot) open(ctx context.Context) (s *netboot.Server, addrs []string, err error) {
-	member, err := admitted(ctx, n.node, n.cfg.TimeScale, func(_, message string) {
+	member, err := admitted(ctx, n.node, n.cfg, func(_, message string) {
 		n.tell(nodecfg.Status{State: nodecfg.StateWaiting, Message: message})
 	})
 	if err != nil {

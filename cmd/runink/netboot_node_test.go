@@ -44,11 +44,16 @@ func noError(t *testing.T, err error) {
 	}
 }
 
-// serviceIn is a control node's netboot service with all its files below a folder.
+// serviceIn is a control node's netboot service with all its files below a folder; in the one
+// named pin is the root that its words name.
 func serviceIn(dir string) *nodeNetboot {
+	pin, err := os.ReadFile(filepath.Join(dir, "pin"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		fmt.Fprintln(os.Stderr, err)
+	}
 	return &nodeNetboot{
 		cfg: nodecfg.Config{
-			Cluster: "c1", Node: "n1", Role: nodecfg.RoleControl, Join: []string{"127.0.0.1:1"}, TimeScale: 1, Netboot: netip.MustParseAddr(nodeAddress),
+			Cluster: "c1", Node: "n1", Role: nodecfg.RoleControl, CA: string(pin), Join: []string{"127.0.0.1:1"}, TimeScale: 1, Netboot: netip.MustParseAddr(nodeAddress),
 		},
 		node: pki.NodeDir(filepath.Join(dir, "node")), own: pki.NodeDir(filepath.Join(dir, "own")), medium: filepath.Join(dir, "medium"),
 		ipxe: filepath.Join(dir, "ipxe"), become: nodecfg.NetbootID, log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
@@ -92,7 +97,7 @@ func nodeFiles(t *testing.T) string {
 	leaf, err := ca.IssueNode(pki.NodeNames{Name: "n1", Control: true}, &key.PublicKey, now)
 	noError(t, err)
 	noError(t, errors.Join(n.node.SaveChain(append([]*x509.Certificate{leaf}, ca.Chain...)), n.node.SaveMember(pki.Member{Cluster: "c1", Node: "n1", Role: "control", Prefix: "fd00::/64"})))
-	files := map[string]string{}
+	files := map[string]string{filepath.Join(dir, "pin"): pki.CertFingerprint(root.Cert())}
 	for _, name := range netboot.IPXEFiles() {
 		files[filepath.Join(n.ipxe, name)] = name
 	}
@@ -221,6 +226,9 @@ func TestNodeNetbootThatCannot(t *testing.T) {
 		"a medium that is damaged": {func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "medium", nodedisk.BootDir, nodedisk.VmlinuzFile), nil, 0o644)
 		}, "vmlinuz has sha256"},
+		"the disk of another cluster of the same name": {func(dir string) error {
+			return os.WriteFile(filepath.Join(dir, "pin"), []byte("sha256:"+strings.Repeat("0", 64)), 0o644)
+		}, "this disk belongs to another cluster"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := nodeFiles(t)

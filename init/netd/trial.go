@@ -62,7 +62,7 @@ func (t *trial) passOver(server netip.Addr, until time.Time) {
 	t.tried[server] = until
 }
 
-// passedOver lists the servers whose address is not asked for now.
+// passedOver lists the servers whose address is not wanted until their time is over.
 func (t *trial) passedOver() []netip.Addr {
 	var list []netip.Addr
 	for server, until := range t.tried {
