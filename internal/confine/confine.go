@@ -11,6 +11,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/runink/runink/internal/errs"
 )
 
 // Capabilities leaves this process these capabilities (unix.CAP_…) of those it has, and no
@@ -46,7 +48,12 @@ func Become(id int) error {
 
 // bound forbids privileges that are not in a set to whatever is executed.
 func bound(set uint64) error {
-	if _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e != 0 {
+	switch _, _, e := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); e {
+	case 0:
+	case unix.ENOTSUP: // the Go runtime's word, not the kernel's
+		return errs.E(errs.Unimplemented, "forbid new privileges", "this program was built with cgo, and then not all its threads can be asked").
+			WithHint("build it with CGO_ENABLED=0, as `make build` does")
+	default:
 		return fmt.Errorf("forbid new privileges: %w", e)
 	}
 	for c := uintptr(0); c <= unix.CAP_LAST_CAP; c++ {
