@@ -134,7 +134,7 @@ func buildFuzz(ctx context.Context, pkgs []*fuzzPackage, bin string) error {
 		if err := os.MkdirAll(g.out, 0o755); err != nil {
 			return err
 		}
-		args := []string{"test", "-c", "-vet=off", "-gcflags=" + modulePath + "/...=-d=libfuzzer", "-o", g.out + "/"}
+		args := []string{"test", "-c", "-vet=off", "-ldflags=-s -w", "-gcflags=" + modulePath + "/...=-d=libfuzzer", "-o", g.out + "/"}
 		if out, err := command(ctx, g.module, "go", append(args, members[g]...)...).CombinedOutput(); err != nil {
 			return fmt.Errorf("build fuzz targets: %w\n%s", err, out)
 		}
