@@ -5,7 +5,6 @@ package e2e
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -15,81 +14,29 @@ import (
 	"testing"
 	"time"
 
+	"github.com/runink/runink/image"
+	"github.com/runink/runink/tools/e2e/topology"
 	"github.com/runink/runink/tools/harness"
 )
 
 // root is the repository.
 var root = filepath.Join("..", "..")
 
-// shared is the cluster of all tests, booted by the first that asks.
-var shared struct {
-	once sync.Once
-	c    *harness.Cluster
-	err  error
-	dir  string
+// shared is three nodes, Ready, with herd analytics, and two more machines that are off.
+var shared = topology.Shared{
+	Name: "e2e",
+	Config: harness.Config{
+		Bin: filepath.Join(root, "bin", "runink"), Image: filepath.Join(root, "build", "image"),
+		Nodes: 3, Spare: 2, Words: armed,
+	},
+	Needs: []string{filepath.Join(root, "build", "image", image.VmlinuzFile)},
+	Set: func(ctx context.Context, c *harness.Cluster) error {
+		_, err := c.CLI.Run(ctx, "herd", "put", "analytics")
+		return err
+	},
 }
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if shared.c != nil {
-		if err := shared.c.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "close the cluster:", err)
-			code = 1
-		}
-	}
-	if shared.dir != "" && code == 0 {
-		os.RemoveAll(shared.dir)
-	} else if shared.dir != "" {
-		fmt.Fprintln(os.Stderr, "consoles are kept in", shared.dir)
-	}
-	os.Exit(code)
-}
-
-// demo returns the shared cluster, Ready, with herd analytics.
-func demo(t *testing.T) *harness.Cluster {
-	t.Helper()
-	shared.once.Do(func() { shared.c, shared.err = boot() })
-	if shared.err != nil {
-		t.Fatal(shared.err)
-	}
-	return shared.c
-}
-
-func boot() (*harness.Cluster, error) {
-	bin, err := filepath.Abs(filepath.Join(root, "bin", "runink"))
-	if err != nil {
-		return nil, err
-	}
-	image, err := filepath.Abs(filepath.Join(root, "build", "image"))
-	if err != nil {
-		return nil, err
-	}
-	for _, f := range []string{bin, filepath.Join(image, "vmlinuz")} {
-		if _, err := os.Stat(f); err != nil {
-			return nil, fmt.Errorf("%w: run `make image` first", err)
-		}
-	}
-	if shared.dir, err = os.MkdirTemp("", "runink-e2e-"); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	start := time.Now()
-	c, err := harness.New(ctx, harness.Config{
-		Dir: shared.dir, Bin: bin, Image: image, Nodes: 3, Spare: 2, Words: armed,
-		Progress: func(s string) { fmt.Printf("[%5.1f s] %s\n", time.Since(start).Seconds(), s) },
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := c.Up(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w\n%s", err, c.Describe(30)), c.Close())
-	}
-	if _, err := c.CLI.Run(ctx, "herd", "put", "analytics"); err != nil {
-		return nil, errors.Join(err, c.Close())
-	}
-	return c, nil
-}
+func TestMain(m *testing.M) { shared.Main(m) }
 
 // limit bounds a test's waiting, in the machines' time.
 func limit(t *testing.T, c *harness.Cluster, d time.Duration) context.Context {
@@ -201,7 +148,7 @@ func verify(ctx context.Context, t *testing.T, c *harness.Cluster, id string) {
 
 // verifier builds the independent program, once.
 var verifier = sync.OnceValues(func() (string, error) {
-	program, err := filepath.Abs(filepath.Join(shared.dir, "verify"))
+	program, err := filepath.Abs(filepath.Join(shared.Dir(), "verify"))
 	if err != nil {
 		return "", err
 	}

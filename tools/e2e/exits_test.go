@@ -100,7 +100,7 @@ func replace(t *testing.T, file, text, with string) {
 // build builds a pipeline and remembers the bundle; built is locked.
 func build(ctx context.Context, t *testing.T, c *harness.Cluster, name, dsl string) string {
 	t.Helper()
-	out := filepath.Join(shared.dir, name+".bundle")
+	out := filepath.Join(shared.Dir(), name+".bundle")
 	if _, err := c.CLI.Run(ctx, "build", dsl, "--out", out); err != nil {
 		t.Fatal(err)
 	}
@@ -248,7 +248,7 @@ func endings() []ending {
 // Thirty slices end in thirty ways while agents and servers die: each exit is told apart and
 // counted once, each line they printed is there once and in order.
 func TestThirtyExitsWhileAgentsAndServersDie(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, 80*time.Second)
 	if _, err := c.CLI.Run(ctx, "herd", "put", "exits"); err != nil {
 		t.Fatal(err)
@@ -460,7 +460,7 @@ func (f *follower) end(ctx context.Context, t *testing.T, c *harness.Cluster, id
 // The leader's server dies between the commit of a submission and its answer: the client
 // asks again by itself and gets the run that was committed, and there is one.
 func TestServerDiesBetweenCommitAndReply(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, time.Minute)
 	if _, err := c.CLI.Run(ctx, "herd", "put", "retry"); err != nil {
 		t.Fatal(err)

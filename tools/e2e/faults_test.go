@@ -73,7 +73,7 @@ func ready(ctx context.Context, t *testing.T, c *harness.Cluster, name string, m
 // run, on another node, goes on in its first attempt, over as many of them as leave its node
 // alone; the outputs of the run before can be fetched.
 func TestLeaderPowerCutDuringRun(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	dsl := exampleOf(t, cutHerd)
 	if _, err := c.CLI.Run(t.Context(), "herd", "put", cutHerd); err != nil {
 		t.Fatal(err)
@@ -246,7 +246,7 @@ func cutLeader(ctx context.Context, t *testing.T, c *harness.Cluster, dsl string
 // With any one control node gone, the bundle and every output of one run can still be fetched.
 // Nodes that earlier tests had off were gone enough.
 func TestOutputsSurviveAnyControlNode(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, 4*time.Minute)
 	if kept.run == "" {
 		kept.run = submit(ctx, t, c, "--wait")
@@ -288,7 +288,7 @@ func fetchWithout(ctx context.Context, t *testing.T, c *harness.Cluster, node st
 
 // A wiped first node with its old command line waits: it never founds a second cluster.
 func TestWipedNodeWaits(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, 2*time.Minute)
 	m := c.Machine("n1")
 	before := clusterID(ctx, t, c)
@@ -343,7 +343,7 @@ func clusterID(ctx context.Context, t *testing.T, c *harness.Cluster) string {
 // A node is drained: its work goes on elsewhere, from its beginning and with the output it
 // would have had, the node gets no more, and does once it is resumed.
 func TestDrainMovesWork(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, time.Minute)
 	const herd = "drained"
 	if _, err := c.CLI.Run(ctx, "herd", "put", herd); err != nil {

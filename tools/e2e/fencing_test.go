@@ -21,7 +21,7 @@ import (
 // is dead before its replacement starts, by the harness's clock. The link is healed, and the
 // agent goes on where it stopped: the region has one live attempt, and the run one output.
 func TestLinkCutWithStoppedAgent(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, time.Minute)
 	if _, err := c.CLI.Run(ctx, "herd", "put", "fencing"); err != nil {
 		t.Fatal(err)
@@ -175,7 +175,7 @@ func awaitLives(ctx context.Context, t *testing.T, c *harness.Cluster, id, what 
 // Two runs, each of which needs sixty per cent of the cluster's processors: one waits, and
 // can say why; both finish; neither ever holds a part of what it needs.
 func TestTwoRunsOfSixtyPercent(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, 40*time.Second)
 	if _, err := c.CLI.Run(ctx, "herd", "put", "wide"); err != nil {
 		t.Fatal(err)

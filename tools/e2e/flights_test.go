@@ -19,7 +19,7 @@ import (
 // The example runs on the booted cluster: slices on several nodes, the result what an
 // independent program computes, and the edge between two nodes sealed.
 func TestFlightsOnThreeNodes(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, time.Minute)
 	stop := record(t, c)
 	id := submit(ctx, t, c, "--wait")
@@ -109,7 +109,7 @@ func edgeIsSealed(t *testing.T, wire []byte, from, to netip.Addr) {
 // A pipeline of built-in steps alone runs on the engines that are in the image: its two slices
 // are on two nodes, so the edge between them needs the engine with network.
 func TestBuiltInStepsRunOnTheImagesEngine(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, time.Minute)
 	if _, err := c.CLI.Run(ctx, "herd", "put", "builtin"); err != nil {
 		t.Fatal(err)

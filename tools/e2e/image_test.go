@@ -14,7 +14,7 @@ import (
 
 // Every node says which image it was booted from, and doctor finds nothing that one lacks.
 func TestVersionAndDoctorOfNodes(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, time.Minute)
 	text, err := os.ReadFile(filepath.Join(root, "build", "image", image.ManifestFile))
 	if err != nil {

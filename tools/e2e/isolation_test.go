@@ -268,7 +268,7 @@ func hostPort(host string, port int) string { return net.JoinHostPort(host, fmt.
 //
 // To reach is to be answered in any way, so that a refused connection counts as reached.
 func TestWaysOutOfASlice(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, 2*time.Minute)
 	p := buildProbe(ctx, t, c)
 	victim, address := p.victim(ctx, t, c)
@@ -361,7 +361,7 @@ const uplinkGateway = "10.77.0.1"
 // The control is the victim: at every tick it starts a process, allocates and writes to
 // /tmp, in measure, under the same limits.
 func TestExcessIsReportedAndHarmsNobody(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, 2*time.Minute)
 	p := buildProbe(ctx, t, c)
 	victim, _ := p.victim(ctx, t, c)

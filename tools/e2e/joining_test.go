@@ -23,7 +23,7 @@ var joinFailed = regexp.MustCompile(`status join: failed: (.*)`)
 //
 // Two machines are tried at a time: one that starts uses one processor.
 func TestRefusedMachines(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, 4*time.Minute)
 	before := members(ctx, t, c)
 	type refusal struct {

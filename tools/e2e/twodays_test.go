@@ -14,7 +14,7 @@ import (
 // All nodes lose power together and come back two days later: certificates have expired,
 // addresses are leased anew, nobody is there to help.
 func TestAllNodesOffForTwoDays(t *testing.T) {
-	c := demo(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c, 3*time.Minute)
 	if _, err := c.CLI.Run(ctx, "herd", "put", "before-the-cut"); err != nil {
 		t.Fatal(err)

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +21,7 @@ import (
 	"github.com/runink/runink/internal/nodecfg"
 	"github.com/runink/runink/internal/nodedisk"
 	"github.com/runink/runink/qemu"
+	"github.com/runink/runink/tools/e2e/topology"
 	"github.com/runink/runink/tools/harness"
 )
 
@@ -31,69 +31,17 @@ var root = filepath.Join("..", "..", "..")
 // guest is the machine that boots from media.
 const guest = "n2"
 
-// shared is the cluster of all tests, booted by the first that asks.
-var shared struct {
-	once sync.Once
-	c    *harness.Cluster
-	err  error
-	dir  string
+// shared is n1, Ready, and the guest, off.
+var shared = topology.Shared{
+	Name: "media",
+	Config: harness.Config{
+		Bin: filepath.Join(root, "bin", "runink"), Image: filepath.Join(root, "build", "image"),
+		Nodes: 1, Spare: 1,
+	},
+	Needs: []string{writer, filepath.Join(root, "build", "image", image.VmlinuzFile), filepath.Join(metal, image.VmlinuzFile)},
 }
 
-func TestMain(m *testing.M) {
-	code := m.Run()
-	if shared.c != nil {
-		if err := shared.c.Close(); err != nil {
-			fmt.Fprintln(os.Stderr, "close the cluster:", err)
-			code = 1
-		}
-	}
-	if shared.dir != "" && code == 0 {
-		os.RemoveAll(shared.dir)
-	} else if shared.dir != "" {
-		fmt.Fprintln(os.Stderr, "consoles are kept in", shared.dir)
-	}
-	os.Exit(code)
-}
-
-// cluster returns the shared cluster: n1, Ready, and the guest, off.
-func cluster(t *testing.T) *harness.Cluster {
-	t.Helper()
-	shared.once.Do(func() { shared.c, shared.err = boot() })
-	if shared.err != nil {
-		t.Fatal(shared.err)
-	}
-	return shared.c
-}
-
-func boot() (*harness.Cluster, error) {
-	bin, err := filepath.Abs(filepath.Join(root, "bin", "runink"))
-	if err != nil {
-		return nil, err
-	}
-	cloud := filepath.Join(root, "build", "image")
-	for _, f := range []string{bin, writer, filepath.Join(cloud, image.VmlinuzFile), filepath.Join(metal, image.VmlinuzFile)} {
-		if _, err := os.Stat(f); err != nil {
-			return nil, fmt.Errorf("%w: run `make image metal` first", err)
-		}
-	}
-	if shared.dir, err = os.MkdirTemp("", "runink-media-"); err != nil {
-		return nil, err
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Minute)
-	defer cancel()
-	start := time.Now()
-	c, err := harness.New(ctx, harness.Config{
-		Dir: shared.dir, Bin: bin, Image: cloud, Nodes: 1, Spare: 1,
-		Progress: func(s string) { fmt.Printf("[%5.1f s] %s\n", time.Since(start).Seconds(), s) },
-	})
-	if err != nil {
-		return nil, err
-	}
-	if err := c.Up(ctx); err != nil {
-		return nil, errors.Join(fmt.Errorf("%w\n%s", err, c.Describe(30)), c.Close())
-	}
-	return c, nil
-}
+func TestMain(m *testing.M) { shared.Main(m) }
 
 // metal is the folder of the metal image.
 var metal = filepath.Join(root, "build", "metal")
@@ -227,13 +175,13 @@ func TestISO(t *testing.T) {
 				typed(ctx, t, "bin/runink-image", append([]string{"config", "-out", disk}, words...)...)
 				cfg.Media = append(cfg.Media, qemu.Media{Bus: qemu.USB, Path: disk})
 				// How long a node waits for the disk goes by what it knows before.
-				cfg.SMBIOS = []string{fmt.Sprintf("runink.timescale=%g", cluster(t).Accel.TimeScale)}
+				cfg.SMBIOS = []string{fmt.Sprintf("runink.timescale=%g", shared.Cluster(t).Accel.TimeScale)}
 			},
 			` from="kernel command line, SMBIOS, config disk /dev/sd[ab]"$`,
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			c := cluster(t)
+			c := shared.Cluster(t)
 			ctx := limit(t, c)
 			minted := words(ctx, t, c)
 			mark := on(ctx, t, c, func(cfg *qemu.MachineConfig) {
@@ -251,7 +199,7 @@ func TestISO(t *testing.T) {
 // partition: the second boot needs no token. It is copied to a larger disk before each boot:
 // the partition grows before its file system is made, and later with it.
 func TestDisk(t *testing.T) {
-	c := cluster(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c)
 	disk := filepath.Join(t.TempDir(), "disk.img")
 	typed(ctx, t, "make", "-o", "metal", "disk", "WORDS=-out "+disk+" -state-size 256 "+strings.Join(words(ctx, t, c), " "))
@@ -327,7 +275,7 @@ func stateIsClean(ctx context.Context, t *testing.T, disk string) {
 // and goes on as a node with its state there. Without the CD it boots by UEFI and is the same
 // node; no token is on the disk.
 func TestInstall(t *testing.T) {
-	c := cluster(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c)
 	dir := t.TempDir()
 	iso, disk := filepath.Join(dir, "runink.iso"), filepath.Join(dir, "disk.img")
@@ -388,7 +336,7 @@ func TestInstall(t *testing.T) {
 // A machine that boots over the network, as far as its kernel can tell, has all it installs
 // from behind its initramfs. Its disk is wiped because its serial number was named.
 func TestInstallFromArchive(t *testing.T) {
-	c := cluster(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c)
 	dir := t.TempDir()
 	archive, initrd, disk := filepath.Join(dir, "install.cpio"), filepath.Join(dir, "initrd"), filepath.Join(dir, "disk.img")
@@ -438,7 +386,7 @@ func nodeKey(ctx context.Context, t *testing.T, c *harness.Cluster) string {
 // An ISO that make wrote boots as a disk by BIOS. A word more is typed into its menu entry, on
 // the serial line.
 func TestEditedMenu(t *testing.T) {
-	c := cluster(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c)
 	iso := filepath.Join(t.TempDir(), "runink.iso")
 	// The image is there, and stays what the other tests boot.
@@ -460,7 +408,7 @@ func TestEditedMenu(t *testing.T) {
 
 // A medium that was not written whole, or where a bit fell over, starts nothing and says so.
 func TestDamagedMedium(t *testing.T) {
-	c := cluster(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c)
 	iso := blank(ctx, t)
 	whole, err := os.ReadFile(iso)

@@ -20,7 +20,7 @@ import (
 // 64 GiB, they are completed. Each writes its file, readable by nobody else if a token is in
 // it, and with the node's name where GRUB or the node reads it.
 func TestTypedMedia(t *testing.T) {
-	c := cluster(t)
+	c := shared.Cluster(t)
 	ctx := limit(t, c)
 	dir := t.TempDir()
 	for from, to := range map[string]string{"bin": "bin", "build/metal": "build/metal", "Makefile": "Makefile"} {

@@ -8,7 +8,6 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/runink/runink/image"
 	"github.com/runink/runink/qemu"
+	"github.com/runink/runink/tools/e2e/topology"
 	"github.com/runink/runink/tools/harness"
 	"github.com/runink/runink/tools/operator"
 )
@@ -53,11 +53,10 @@ func boot(t *testing.T) *harness.Cluster {
 			t.Fatalf("%v: run `make image metal` first", err)
 		}
 	}
-	start := time.Now()
 	c, err := harness.New(t.Context(), harness.Config{
 		Dir: t.TempDir(), Bin: bin, Image: img, Nodes: 1, Spare: 3,
 		Words:    func(string, float64) string { return "runink.netboot=" + firstAddress },
-		Progress: func(s string) { fmt.Printf("[%5.1f s] %s\n", time.Since(start).Seconds(), s) },
+		Progress: topology.Progress(),
 	})
 	if err != nil {
 		t.Fatal(err)
