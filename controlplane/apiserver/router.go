@@ -208,7 +208,7 @@ func authorize(r rule, method string, p Principal) error {
 	}
 	if p.Role == Anonymous {
 		return errs.E(errs.Unauthenticated, op, "%s needs a certificate or an API key", method).
-			WithHint("choose a context that has one: runink --context NAME")
+			WithHint("choose a context that has one: runink --context NAME; over HTTP show the certificate, or send Authorization: Bearer and the key")
 	}
 	return errs.E(errs.Denied, op, "%s, with role %s, may not call %s", p, p.Role, method)
 }

@@ -28,7 +28,7 @@ func TestMissingModule(t *testing.T) {
 		},
 		"the sdk": {
 			module, step(sdkPath, "ctx *sdk.Context, r contracts.Row", "return r, nil"),
-			[]string{"steps.go:5:2: error[E301]", "go mod edit -require " + sdkPath + "@v0.0.0 -replace " + sdkPath + "=RUNINK/sdk\n"},
+			[]string{"steps.go:5:2: error[E301]", "go mod edit -require " + sdkPath + "@v0.0.0 -replace " + sdkPath + "=/RUNINK/sdk\n"},
 		},
 		"no module": {
 			"", step("fmt", "r contracts.Row", "return r, fmt.Errorf(\"no\")"),

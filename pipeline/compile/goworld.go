@@ -351,8 +351,8 @@ func (w *goWorld) goHint(msg string) string {
 		return initModule
 	case strings.HasPrefix(msg, "could not import "+sdkPath):
 		// It comes with Runink; the replacement is for this check and for editors, a build has its own.
-		return "run it in the .dsl's folder, RUNINK being the folder of Runink's sources: " +
-			"go mod edit -require " + sdkPath + "@v0.0.0 -replace " + sdkPath + "=RUNINK/sdk"
+		return "run it in the .dsl's folder, with the folder of Runink's sources in place of /RUNINK: " +
+			"go mod edit -require " + sdkPath + "@v0.0.0 -replace " + sdkPath + "=/RUNINK/sdk"
 	case i >= 0:
 		return "run it in the .dsl's folder: " + strings.TrimSuffix(msg[i:], ")")
 	}
