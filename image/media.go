@@ -133,6 +133,9 @@ func checkWords(words []string) (nodecfg.Config, error) {
 		if !strings.HasPrefix(key, nodecfg.Prefix) {
 			return nodecfg.Config{}, errs.E(errs.Invalid, op, "%q is no key of ours", key).WithHint("the keys are %s", strings.Join(nodecfg.Keys(), " "))
 		}
+		if strings.Contains(w, "…") {
+			return nodecfg.Config{}, errs.E(errs.Invalid, op, "the value is not whole: … stands for something in an example").WithField(key).WithHint("`runink token create -q` and `runink cluster init` print the words whole")
+		}
 		if strings.ContainsFunc(w, func(r rune) bool { return r <= ' ' || r > '~' || strings.ContainsRune(`'"\`, r) }) {
 			return nodecfg.Config{}, errs.E(errs.Invalid, op, "white space, quotes and backslashes cannot be written into a boot menu").WithField(key).WithHint("put it on a config disk instead: bin/runink-image config")
 		}

@@ -244,6 +244,7 @@ func TestMediaRefuse(t *testing.T) {
 		{"a misspelt key", func(*testing.T) string { return img }, append([]string{"runink.nod=n7"}, workerWords...), errs.Invalid, "runink.nod"},
 		{"half a configuration", func(*testing.T) string { return img }, workerWords[:2], errs.Invalid, "runink.role: it is missing"},
 		{"more than the kernel reads", func(*testing.T) string { return img }, append([]string{"runink.ip=eth0,10.0.0.2/24" + strings.Repeat(",dns=10.0.0.1", 150)}, workerWords...), errs.Invalid, "the kernel reads 2047"},
+		{"the example, as it stands", func(*testing.T) string { return img }, []string{"runink.node=n7", "runink.ca=sha256:…"}, errs.Invalid, "runink.ca: the value is not whole"},
 		{"a quote", func(*testing.T) string { return img }, append([]string{`runink.state=serial:"x`}, workerWords...), errs.Invalid, "runink.state: white space, quotes"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

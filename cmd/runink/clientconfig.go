@@ -142,7 +142,7 @@ func (c *clientConfig) context(cmd *cobra.Command) (string, *clientContext, erro
 		name = c.Current
 	}
 	if name == "" {
-		return "", nil, errs.E(errs.Invalid, op, "no cluster is configured").WithField("--context").
+		return "", nil, errs.E(errs.Invalid, op, "no cluster is configured in %s", c.path).WithField("--context").
 			WithHint("`runink cluster init NAME` makes one; `runink context add` adds one that exists")
 	}
 	ctx, ok := c.Contexts[name]
@@ -203,6 +203,10 @@ func (c *clientConfig) dial(cmd *cobra.Command, name string, ctx *clientContext)
 	addrs, err := addressesOf(cmd, ctx)
 	if err != nil {
 		return nil, err
+	}
+	if len(addrs) == 0 && ctx.Bootstrap == nil && ctx.Operator != "" {
+		return nil, errs.E(errs.Invalid, "reach the control plane", "cluster %s is not founded yet, no control node of it is known", ctx.Cluster).
+			WithHint("start the first control node with the words that `runink cluster init` printed, then `runink cluster bootstrap --node n1 --address ADDRESS`")
 	}
 	var offset time.Duration
 	if ctx.ClockOffset != "" {

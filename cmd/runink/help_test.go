@@ -73,6 +73,22 @@ func TestExamplesOfHelpAreAccepted(t *testing.T) {
 	walk(newRootCmd())
 }
 
+// The name of a flag's value is one word: pflag takes it from between backquotes, where a
+// command may stand by mistake.
+func TestValuesOfFlagsAreWords(t *testing.T) {
+	many := regexp.MustCompile(`--[a-z-]+ \S+( \S+)+   `)
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		for _, m := range many.FindAllString(c.Flags().FlagUsages(), -1) {
+			t.Errorf("%s: %s", c.CommandPath(), m)
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(newRootCmd())
+}
+
 // TestCommandsOfTheTextsAreAccepted does the same for what the project's texts tell a user
 // to type.
 func TestCommandsOfTheTextsAreAccepted(t *testing.T) {

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -184,7 +185,10 @@ func checkHost(o host.UnitOptions, unenforced bool) error {
 	lacks := host.Refusals("/")
 	for _, p := range []string{o.Binary, o.Engine, nodecfg.NetEngine(o.Engine)} {
 		if err := host.CheckProgram(p); err != nil {
-			lacks = append(lacks, host.Lack{Name: "programs", Sentence: err.Error(), Hint: errs.HintOf(err)})
+			l := host.Lack{Name: "programs", Sentence: err.Error(), Hint: errs.HintOf(err)}
+			if !slices.Contains(lacks, l) { // the programs are mostly in one folder
+				lacks = append(lacks, l)
+			}
 		}
 	}
 	if len(lacks) == 0 { // else the probe may fail for the same reason, in other words

@@ -141,6 +141,15 @@ func TestLeaveNothing(t *testing.T) {
 	}
 }
 
+// A host whose node left is told what of it is still there.
+func TestNoNode(t *testing.T) {
+	for kept, want := range map[bool]string{true: "runink leave --purge", false: "nothing is to be removed"} {
+		if err := noNode(kept); !errors.Is(err, errs.NotFound) || !strings.Contains(errs.HintOf(err), want) {
+			t.Errorf("%t: %v; %s", kept, err, errs.HintOf(err))
+		}
+	}
+}
+
 // What doctor says of a host has a next step wherever it is not ok.
 func TestDoctorsHost(t *testing.T) {
 	lack := host.Lack{Name: "clock", Sentence: "nobody keeps it", Hint: "start chrony"}

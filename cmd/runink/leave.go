@@ -42,7 +42,7 @@ It refuses while slices run here: drain the node first.`,
 			}
 			_, serr := os.Stat(nodecfg.HostConfig)
 			if !systemd().Installed() && serr != nil && !(purge && exists(nodecfg.NodeDir)) {
-				return errs.E(errs.NotFound, op, "this host is no node").WithHint("nothing is to be removed")
+				return noNode(exists(nodecfg.NodeDir))
 			}
 			if busy, err := slicesAlive(); err != nil {
 				return err
@@ -81,6 +81,15 @@ It refuses while slices run here: drain the node first.`,
 	c.Flags().BoolVar(&force, "force", false, "end the slices that run here")
 	c.Flags().BoolVar(&purge, "purge", false, "remove key, certificate, caches and logs of the node, too")
 	return c
+}
+
+// noNode is the answer where there is nothing to undo; kept: a node that left has its key here.
+func noNode(kept bool) error {
+	err := errs.E(errs.NotFound, "leave", "this host is no node")
+	if kept {
+		return err.WithHint("the key and certificate of the node it was are still in %s: `runink leave --purge` removes them", nodecfg.StateDir)
+	}
+	return err.WithHint("nothing is to be removed")
 }
 
 func exists(path string) bool {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/cobra/doc"
@@ -29,11 +30,38 @@ else today.`,
 			}
 			root := c.Root()
 			root.DisableAutoGenTag = true
+			literalUnderscores(root)
 			err := doc.GenManTree(root, &doc.GenManHeader{Section: "1", Source: "Runink " + buildinfo.Read().Version, Manual: "Runink"}, args[0])
 			if err != nil {
 				return errs.E(errs.Internal, op, "%w", err).WithField("DIR").WithHint("$SOURCE_DATE_EPOCH is a number of seconds, and DIR must be writable")
 			}
 			return nil
 		},
+	}
+}
+
+// literalUnderscores keeps the underscores of help texts, which the pages' maker reads as
+// Markdown: two of them would be emphasis, and the name of a variable another one. Code, which
+// is indented or between backquotes, is left as it is.
+func literalUnderscores(c *cobra.Command) {
+	var b strings.Builder
+	for line := range strings.Lines(c.Long) {
+		if strings.HasPrefix(line, "\t") || strings.HasPrefix(line, "    ") {
+			b.WriteString(line)
+			continue
+		}
+		for i, part := range strings.Split(line, "`") {
+			if i > 0 {
+				b.WriteByte('`')
+			}
+			if i%2 == 0 {
+				part = strings.ReplaceAll(part, "_", `\_`)
+			}
+			b.WriteString(part)
+		}
+	}
+	c.Long = b.String()
+	for _, sub := range c.Commands() {
+		literalUnderscores(sub)
 	}
 }

@@ -76,7 +76,7 @@ than that. A control node does all this by itself where its words have runink.ne
 	}
 	addClientFlags(c)
 	c.Flags().StringVar(&listen, "listen", "", "ADDRESS[:PORT] of this host on the machines' network; PORT is HTTP's")
-	c.Flags().StringVar(&cfg.Image, "image", "", "folder of the image, as `make metal` writes it; a new build is taken up at the next boot")
+	c.Flags().StringVar(&cfg.Image, "image", "", "folder of the image, as make metal writes it; a new build is taken up at the next boot")
 	c.Flags().StringVar(&cfg.IPXE, "ipxe", netboot.DefaultIPXE, "folder of undionly.kpxe and snponly.efi, of Debian's package ipxe")
 	c.Flags().StringArrayVar(&cfg.Append, "append", nil, "a word for every machine's kernel command line, such as console=ttyS1,115200")
 	return c

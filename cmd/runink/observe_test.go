@@ -341,6 +341,10 @@ func TestManPages(t *testing.T) {
 			}
 		}
 	}
+	// A name with underscores is the name, not a word in italics.
+	if run, err := os.ReadFile(filepath.Join(a, "runink-run.1")); err != nil || !strings.Contains(string(run), "variable RUNINK_SECRET_ and") {
+		t.Errorf("the page of run has another name of the variable, or %v:\n%s", err, run)
+	}
 	for f := range want {
 		if !strings.HasPrefix(f, "runink-completion") {
 			t.Errorf("%s was not written", f)

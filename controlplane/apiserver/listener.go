@@ -169,6 +169,11 @@ func (l *alpnListener) serve(conn net.Conn) {
 	st := l.stage.Load()
 	c := tls.Server(conn, st.config)
 	if err := c.HandshakeContext(ctx); err != nil {
+		if bad, ok := errors.AsType[tls.RecordHeaderError](err); ok && bad.Conn != nil && plainHTTP(bad.RecordHeader) {
+			if aerr := answerPlainHTTP(ctx, bad.Conn); aerr != nil {
+				l.log.Debug("a client without TLS was not told so", "remote", conn.RemoteAddr().String(), "err", aerr)
+			}
+		}
 		conn.Close()
 		l.refused(conn.RemoteAddr(), err)
 		return

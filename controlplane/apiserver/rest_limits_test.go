@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -109,6 +110,33 @@ func TestRESTLimits(t *testing.T) {
 		"a method in place of another's":  {head("BREW", "/v1/whoami"), 405, "invalid", "openapi"},
 		"a body where none is asked for":  {head("DELETE", "/v1/herds/nope", isJSON, "Content-Length: 2") + "{}", 404, "not_found", ""},
 	}
+	t.Run("a client without TLS", func(t *testing.T) {
+		for _, method := range []string{"GET", "PUT", "DELETE"} {
+			c.eventually(method+": answered", func() error { // a machine that is busy may be too slow itself
+				conn, err := net.Dial("tcp", n.addr)
+				if err != nil {
+					return err
+				}
+				defer conn.Close()
+				if _, err := io.WriteString(conn, head(method, "/v1/whoami")); err != nil {
+					return err
+				}
+				resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+				if err != nil {
+					return err
+				}
+				defer resp.Body.Close()
+				var e rest.Error
+				if err := json.NewDecoder(resp.Body).Decode(&e); err != nil {
+					return err
+				}
+				if resp.StatusCode != 400 || e.Kind != "invalid" || !strings.Contains(e.Hint, "https://") {
+					t.Errorf("%s: %s %+v", method, resp.Status, e)
+				}
+				return nil
+			})
+		}
+	})
 	t.Run("one client", func(t *testing.T) {
 		for name, tc := range cases {
 			t.Run(name, func(t *testing.T) {

@@ -208,7 +208,7 @@ func authorize(r rule, method string, p Principal) error {
 	}
 	if p.Role == Anonymous {
 		return errs.E(errs.Unauthenticated, op, "%s needs a certificate or an API key", method).
-			WithHint("choose a context that has one: runink --context NAME")
+			WithHint("choose a context that has one: runink --context NAME; over HTTP show the certificate, or send Authorization: Bearer and the key")
 	}
 	return errs.E(errs.Denied, op, "%s, with role %s, may not call %s", p, p.Role, method)
 }
@@ -255,17 +255,39 @@ func inWords(v *protovalidate.Violation) string {
 	switch rule := v.Proto.GetRuleId(); {
 	case rule == "string.min_len" && v.FieldValue.IsValid() && v.FieldValue.String() == "":
 		return "it is missing"
+	case v.FieldValue.IsValid() && form(rule, v.Proto.GetMessage()) != "":
+		what, _, _ := strings.Cut(form(rule, v.Proto.GetMessage()), ": ")
+		return fmt.Sprintf("%.80q is no %s", v.FieldValue.String(), what)
 	case rule == "string.pattern" && v.FieldValue.IsValid():
 		return fmt.Sprintf("%.80q %s", v.FieldValue.String(), v.Proto.GetMessage())
 	}
 	return v.Proto.GetMessage()
 }
 
-// nextStep says in plain words how to satisfy a rule of the .proto.
-func nextStep(rule, message string) string {
+// form says what a rule about the form of a string asks for: its name, and what it looks
+// like. "" stands for a rule that speaks for itself.
+func form(rule, message string) string {
 	switch {
 	case strings.Contains(message, "[a-z0-9]([a-z0-9-]"):
-		return "a name has lower-case letters, digits and hyphens, up to 63, and begins and ends without a hyphen"
+		return "name: lower-case letters, digits and hyphens, up to 63, and it begins and ends without a hyphen"
+	case strings.Contains(message, "|oldest|"):
+		return "cursor of an event: one stands before each that `runink events` prints, such as 4711.0; now and oldest do as well"
+	case strings.Contains(message, "[a-z0-9._/-]"):
+		return "path of a secret: 1 to 128 of a-z 0-9 . _ / -, and it begins with a letter or a digit"
+	case strings.Contains(message, "sha256:"):
+		return "digest: sha256: and 64 hexadecimal digits"
+	case rule == "string.min_len" && strings.Contains(message, "12 "), rule == "string.max_len" && strings.Contains(message, "36 "):
+		return "MAC address or UUID: such as 52:54:00:12:34:56; `runink node machines` shows both of those that have asked"
+	}
+	return ""
+}
+
+// nextStep says in plain words how to satisfy a rule of the .proto.
+func nextStep(rule, message string) string {
+	_, looks, ok := strings.Cut(form(rule, message), ": ")
+	switch {
+	case ok:
+		return looks
 	case strings.HasSuffix(rule, ".in"):
 		return "use one of those listed"
 	case strings.HasSuffix(rule, ".min_len"), strings.HasSuffix(rule, "required"):

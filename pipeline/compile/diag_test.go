@@ -9,29 +9,65 @@ import (
 	"github.com/runink/runink/pipeline/lang"
 )
 
-// A step that imports what its module does not require is told what to type.
+// A step whose imports nobody provides, or that no module is around, is told what to type.
 func TestMissingModule(t *testing.T) {
-	dir := t.TempDir()
-	for name, text := range map[string]string{
-		"go.mod":           "module example.com/m\n\ngo 1.26\n",
-		"contracts/row.go": "package contracts\n\ntype Row struct {\n\tN int `json:\"n\"`\n}\n",
-		"steps.go":         "package m\n\nimport (\n\t\"example.com/m/contracts\"\n\t\"example.org/absent\"\n)\n\nfunc Act(r contracts.Row) (contracts.Row, error) { return absent.Do(r) }\n",
-		"p.dsl":            "@herd(\"h\") @owner(\"a@b.c\")\nFeature: F\n\n  Scenario: S\n\n    @source(\"file://in.jsonl\", name=\"in\", on_error=fail) @contract(\"contracts.Row\")\n    Given rows\n\n    @step(\"Act\", on_error=fail)\n    When done\n\n    @sink(\"file://out.jsonl\", on_error=fail)\n    Then kept\n",
+	const (
+		module = "module example.com/m\n\ngo 1.26\n"
+		hint   = "hint: run it in the .dsl's folder"
+	)
+	step := func(ip, params, body string) string {
+		return "package m\n\nimport (\n\t\"example.com/m/contracts\"\n\t\"" + ip + "\"\n)\n\nfunc Act(" + params + ") (contracts.Row, error) { " + body + " }\n"
+	}
+	for name, tc := range map[string]struct {
+		module, steps string
+		says          []string
+	}{
+		"a module that is not required": {
+			module, step("example.org/absent", "r contracts.Row", "return absent.Do(r)"),
+			[]string{"steps.go:5:2: error[E301]", hint + ": go get example.org/absent\n"},
+		},
+		"the sdk": {
+			module, step(sdkPath, "ctx *sdk.Context, r contracts.Row", "return r, nil"),
+			[]string{"steps.go:5:2: error[E301]", "go mod edit -require " + sdkPath + "@v0.0.0 -replace " + sdkPath + "=/RUNINK/sdk\n"},
+		},
+		"no module": {
+			"", step("fmt", "r contracts.Row", "return r, fmt.Errorf(\"no\")"),
+			[]string{"steps.go:4:2: error[E301]", "hint: run go mod init PATH beside the .dsl"},
+		},
+		"no module, and nothing to import": {
+			"", "package m\n\ntype Row struct {\n\tN int `json:\"n\"`\n}\n\nfunc Act(r Row) (Row, error) { return r, nil }\n",
+			[]string{"go.mod: error[E302]: there is none beside the .dsl or above", "hint: run go mod init PATH beside the .dsl"},
+		},
 	} {
-		file := filepath.Join(dir, name)
-		if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	r, err := Compile(t.Context(), filepath.Join(dir, "p.dsl"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := r.Diags.Render(); !strings.Contains(got, "steps.go:5:2: error[E301]") || !strings.Contains(got, "hint: run it in the .dsl's folder: go get example.org/absent") {
-		t.Errorf("it says:\n%s", got)
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			for name, text := range map[string]string{
+				"go.mod":           tc.module,
+				"contracts/row.go": "package contracts\n\ntype Row struct {\n\tN int `json:\"n\"`\n}\n",
+				"steps.go":         tc.steps,
+				"p.dsl":            "@herd(\"h\") @owner(\"a@b.c\")\nFeature: F\n\n  Scenario: S\n\n    @source(\"file://in.jsonl\", name=\"in\", on_error=fail) @contract(\"contracts.Row\")\n    Given rows\n\n    @step(\"Act\", on_error=fail)\n    When done\n\n    @sink(\"file://out.jsonl\", on_error=fail)\n    Then kept\n",
+			} {
+				if text == "" {
+					continue
+				}
+				file := filepath.Join(dir, name)
+				if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			r, err := Compile(t.Context(), filepath.Join(dir, "p.dsl"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, want := range tc.says {
+				if got := r.Diags.Render(); !strings.Contains(got, want) {
+					t.Errorf("it says, without %q:\n%s", want, got)
+				}
+			}
+		})
 	}
 }
 

@@ -162,6 +162,9 @@ type importerFunc func(string) (*types.Package, error)
 
 func (f importerFunc) Import(p string) (*types.Package, error) { return f(p) }
 
+// initModule is the next step where there is no module.
+const initModule = "run go mod init PATH beside the .dsl; package contracts is then PATH/contracts"
+
 // contractImports are the packages a contract needs; a world that imports nothing else
 // needs no Go toolchain.
 var contractImports = map[string]bool{"time": true}
@@ -299,13 +302,17 @@ func (w *goWorld) reportErrors() {
 				WithHint("give it another name; a folder of a pipeline needs no func main")
 		}
 	}
+	if own := w.packages["."]; w.steps && w.modDir == "" && own != nil && own.types != nil && w.listErr == nil {
+		w.diags.Add(lang.CodeGoModule, plan.Pos{File: "go.mod"}, 1, "there is none beside the .dsl or above, and Go steps are built in a module").
+			WithHint(initModule)
+	}
 	if w.listErr != nil {
 		d := w.diags.Add(lang.CodeGoModule, plan.Pos{File: "go.mod"}, 1, "%s", w.listErr)
 		switch {
 		case errors.Is(w.listErr, exec.ErrNotFound):
 			d.WithHint("install Go: a pipeline with Go steps is checked and built with it")
 		case w.modPath == "":
-			d.WithHint("run go mod init <path> beside the .dsl")
+			d.WithHint(initModule)
 		default:
 			d.WithHint("run go build there and mend what it reports")
 		}
@@ -318,7 +325,7 @@ func (w *goWorld) reportGo(p *goPackage, err error) {
 			return
 		}
 		w.diags.Add(lang.CodeGo, plan.Pos{File: pos.Filename, Line: pos.Line, Col: pos.Column}, 1, "%s", msg).
-			WithHint("%s", goHint(msg))
+			WithHint("%s", w.goHint(msg))
 	}
 	if te, ok := errors.AsType[types.Error](err); ok {
 		if w.listErr != nil && strings.HasPrefix(te.Msg, "could not import") {
@@ -338,9 +345,16 @@ func (w *goWorld) reportGo(p *goPackage, err error) {
 
 // goHint is the next step for an error of the Go compiler; of a missing module the go command
 // has said what to type.
-func goHint(msg string) string {
-	if i := strings.LastIndex(msg, "go get "); i >= 0 {
-		return "run it in the .dsl's folder: " + msg[i:]
+func (w *goWorld) goHint(msg string) string {
+	switch i := strings.LastIndex(msg, "go get "); {
+	case strings.HasPrefix(msg, "could not import") && w.modPath == "":
+		return initModule
+	case strings.HasPrefix(msg, "could not import "+sdkPath):
+		// It comes with Runink; the replacement is for this check and for editors, a build has its own.
+		return "run it in the .dsl's folder, with the folder of Runink's sources in place of /RUNINK: " +
+			"go mod edit -require " + sdkPath + "@v0.0.0 -replace " + sdkPath + "=/RUNINK/sdk"
+	case i >= 0:
+		return "run it in the .dsl's folder: " + strings.TrimSuffix(msg[i:], ")")
 	}
 	return "mend the Go code; go vet ./... in the .dsl's folder shows the same"
 }

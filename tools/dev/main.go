@@ -46,8 +46,7 @@ func main() {
 	defer stop()
 	switch err := run(ctx, os.Args[1:]); {
 	case err == nil:
-	case errors.Is(err, flag.ErrHelp):
-		os.Exit(2)
+	case errors.Is(err, flag.ErrHelp): // which was given
 	case errors.Is(err, errInterrupted):
 		fmt.Fprintln(os.Stderr, "dev:", err)
 		os.Exit(130) // 128 + SIGINT, as shells count

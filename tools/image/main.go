@@ -144,6 +144,9 @@ func build(ctx context.Context, o options) error {
 	if x := res.Manifest.IPXE; x != nil && !x.Locked {
 		fmt.Printf("UNLOCKED                 %s %s is not the one in the lock file in image/\n", x.Package, x.Version)
 	}
+	if o.engine == "" {
+		fmt.Printf("NO ENGINE                nodes of this image run no bundle of built-in steps only: pass -engine bin/runink-engine\n")
+	}
 	fmt.Printf("written to               %s\n", o.out)
 	return nil
 }
