@@ -252,11 +252,12 @@ func (r *router) check(msg proto.Message) error {
 
 // inWords is what a rule of the .proto found, for people.
 func inWords(v *protovalidate.Violation) string {
-	switch rule := v.Proto.GetRuleId(); {
+	rule := v.Proto.GetRuleId()
+	what, _ := form(rule, v.Proto.GetMessage())
+	switch {
 	case rule == "string.min_len" && v.FieldValue.IsValid() && v.FieldValue.String() == "":
 		return "it is missing"
-	case v.FieldValue.IsValid() && form(rule, v.Proto.GetMessage()) != "":
-		what, _, _ := strings.Cut(form(rule, v.Proto.GetMessage()), ": ")
+	case what != "" && v.FieldValue.IsValid():
 		return fmt.Sprintf("%.80q is no %s", v.FieldValue.String(), what)
 	case rule == "string.pattern" && v.FieldValue.IsValid():
 		return fmt.Sprintf("%.80q %s", v.FieldValue.String(), v.Proto.GetMessage())
@@ -264,29 +265,29 @@ func inWords(v *protovalidate.Violation) string {
 	return v.Proto.GetMessage()
 }
 
-// form says what a rule about the form of a string asks for: its name, and what it looks
-// like. "" stands for a rule that speaks for itself.
-func form(rule, message string) string {
+// form says what a rule about the form of a string asks for, and what that looks like; "" for
+// a rule that speaks for itself.
+func form(rule, message string) (what, looks string) {
 	switch {
 	case strings.Contains(message, "[a-z0-9]([a-z0-9-]"):
-		return "name: lower-case letters, digits and hyphens, up to 63, and it begins and ends without a hyphen"
+		return "name", "lower-case letters, digits and hyphens, up to 63, and it begins and ends without a hyphen"
 	case strings.Contains(message, "|oldest|"):
-		return "cursor of an event: one stands before each that `runink events` prints, such as 4711.0; now and oldest do as well"
+		return "cursor of an event", "one stands before each that `runink events` prints, such as 4711.0; now and oldest do as well"
 	case strings.Contains(message, "[a-z0-9._/-]"):
-		return "path of a secret: 1 to 128 of a-z 0-9 . _ / -, and it begins with a letter or a digit"
+		return "path of a secret", "1 to 128 of a-z 0-9 . _ / -, and it begins with a letter or a digit"
 	case strings.Contains(message, "sha256:"):
-		return "digest: sha256: and 64 hexadecimal digits"
+		return "digest", "sha256: and 64 hexadecimal digits"
 	case rule == "string.min_len" && strings.Contains(message, "12 "), rule == "string.max_len" && strings.Contains(message, "36 "):
-		return "MAC address or UUID: such as 52:54:00:12:34:56; `runink node machines` shows both of those that have asked"
+		return "MAC address or UUID", "such as 52:54:00:12:34:56; `runink node machines` shows both of those that have asked"
 	}
-	return ""
+	return "", ""
 }
 
 // nextStep says in plain words how to satisfy a rule of the .proto.
 func nextStep(rule, message string) string {
-	_, looks, ok := strings.Cut(form(rule, message), ": ")
+	_, looks := form(rule, message)
 	switch {
-	case ok:
+	case looks != "":
 		return looks
 	case strings.HasSuffix(rule, ".in"):
 		return "use one of those listed"
